@@ -1,0 +1,81 @@
+"""Pictures as prompts: what is sampled should be about the same thing."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, UnidentifiedImageError
+
+from acgd.prompts.text import normalised, parse_weight
+from acgd.types import Encoder, Target, UserError
+
+
+class ImagePrompt:
+    """One picture file, or several with weights, "photo.jpg:0.5", divided by |their sum|.
+
+    A path that exists as it is written is taken whole, so file names may end like a weight.
+    """
+
+    def __init__(self, image: str | Sequence[str]):
+        given = [image] if image is None or isinstance(image, str) else list(image)
+        pairs = [path_and_weight(str(one or "")) for one in given]
+        if not pairs:
+            raise UserError("prompt.image is empty: name at least one picture file")
+        self.paths = [path for path, _ in pairs]
+        self.weights = normalised([weight for _, weight in pairs], [str(p) for p in self.paths])
+
+    def check(self) -> None:
+        """Raise the UserError of a picture that cannot be read, before any model is loaded."""
+        for path in self.paths:
+            load(path, 8)
+
+    def wave(self, sample_rate: int) -> np.ndarray | None:
+        """There is no sound to be described."""
+        return None
+
+    def __call__(self, encoder: Encoder) -> list[Target]:
+        import torch
+
+        pixels = np.stack([load(path, encoder.image_size) for path in self.paths])
+        embeds = encoder.image(torch.from_numpy(pixels))  # (N, D)
+        return [
+            Target(embed, weight, "image", path.stem)
+            for embed, weight, path in zip(embeds, self.weights, self.paths, strict=True)
+        ]
+
+
+def path_and_weight(prompt: str) -> tuple[Path, float]:
+    """ "photo.jpg:0.5" to (path, 0.5); UserError where there is no such file."""
+    whole = Path(prompt).expanduser()
+    if not prompt.strip():
+        raise UserError("prompt.image is empty: name at least one picture file")
+    if whole.is_file():
+        return whole, 1.0
+    name, weight = parse_weight(prompt)
+    path = Path(name).expanduser()
+    if not path.is_file():
+        raise UserError(f"{path}: no such picture file; see prompt.image")
+    return path, weight
+
+
+def load(path: Path, size: int) -> np.ndarray:
+    """The middle square of a picture at `size` pixels: (3, size, size) float32 in [0, 1].
+
+    Transparent parts become white. UserError where the file is no picture.
+    """
+    try:
+        with Image.open(path) as file:
+            rgba = file.convert("RGBA")
+    except (UnidentifiedImageError, OSError, Image.DecompressionBombError) as error:
+        why = "not a picture" if isinstance(error, UnidentifiedImageError) else f"{error}"
+        raise UserError(f"{path}: cannot be read as a picture ({why})") from None
+    white = Image.new("RGBA", rgba.size, "white")
+    rgb = Image.alpha_composite(white, rgba).convert("RGB")
+    side = min(rgb.size)
+    left, top = (rgb.width - side) // 2, (rgb.height - side) // 2
+    square = rgb.resize(
+        (size, size), Image.Resampling.BICUBIC, box=(left, top, left + side, top + side)
+    )
+    return np.asarray(square, dtype=np.float32).transpose(2, 0, 1) / 255
