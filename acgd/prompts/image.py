@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 from acgd.prompts.text import normalised, parse_weight
 from acgd.types import Encoder, Target, UserError
+
+if TYPE_CHECKING:
+    import numpy as np
 
 
 class ImagePrompt:
@@ -29,7 +32,7 @@ class ImagePrompt:
     def check(self) -> None:
         """Raise the UserError of a picture that cannot be read, before any model is loaded."""
         for path in self.paths:
-            load(path, 8)
+            load(path)
 
     def wave(self, sample_rate: int) -> np.ndarray | None:
         """There is no sound to be described."""
@@ -38,8 +41,10 @@ class ImagePrompt:
     def __call__(self, encoder: Encoder) -> list[Target]:
         import torch
 
-        pixels = np.stack([load(path, encoder.image_size) for path in self.paths])
-        embeds = encoder.image(torch.from_numpy(pixels))  # (N, D)
+        from acgd.encoders import preprocess
+
+        pixels = [preprocess.pixels(load(path), encoder.image_size) for path in self.paths]
+        embeds = encoder.image(torch.stack(pixels))  # (N, D)
         return [
             Target(embed, weight, "image", path.stem)
             for embed, weight, path in zip(embeds, self.weights, self.paths, strict=True)
@@ -60,22 +65,12 @@ def path_and_weight(prompt: str) -> tuple[Path, float]:
     return path, weight
 
 
-def load(path: Path, size: int) -> np.ndarray:
-    """The middle square of a picture at `size` pixels: (3, size, size) float32 in [0, 1].
-
-    Transparent parts become white. UserError where the file is no picture.
-    """
+def load(path: Path) -> Image.Image:
+    """A picture in RGB, transparent parts white. UserError where the file is none."""
     try:
         with Image.open(path) as file:
             rgba = file.convert("RGBA")
     except (UnidentifiedImageError, OSError, Image.DecompressionBombError) as error:
         why = "not a picture" if isinstance(error, UnidentifiedImageError) else f"{error}"
         raise UserError(f"{path}: cannot be read as a picture ({why})") from None
-    white = Image.new("RGBA", rgba.size, "white")
-    rgb = Image.alpha_composite(white, rgba).convert("RGB")
-    side = min(rgb.size)
-    left, top = (rgb.width - side) // 2, (rgb.height - side) // 2
-    square = rgb.resize(
-        (size, size), Image.Resampling.BICUBIC, box=(left, top, left + side, top + side)
-    )
-    return np.asarray(square, dtype=np.float32).transpose(2, 0, 1) / 255
+    return Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba).convert("RGB")

@@ -1,0 +1,132 @@
+"""The keyword describer: label lists, probabilities, draws, and the notebook's spelled labels."""
+
+import csv
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+
+import acgd.train
+from acgd.describers.keywords import LISTS, Keywords, read_list
+from acgd.describers.none import NoWords
+from acgd.types import UserError
+
+RATE = 16000
+NOISE = np.random.default_rng(0).standard_normal(RATE).astype("f4") / 10
+
+
+class Ears:
+    """An encoder whose answers are known: each text its own direction, sounds near one of them."""
+
+    image_size, sample_rate, dim, scale_at = 8, RATE, 64, 20.0
+
+    def __init__(self, hears="dog"):
+        self.hears, self.asked = hears, []
+
+    def text(self, texts):
+        self.asked.append(list(texts))
+        rows = [
+            torch.randn(self.dim, generator=torch.Generator().manual_seed(sum(t.encode())))
+            for t in texts
+        ]
+        return F.normalize(torch.stack(rows), dim=-1)
+
+    def audio(self, waves):
+        assert waves.shape == (1, RATE) and waves.dtype == torch.float32
+        return self.text([self.hears])
+
+
+@pytest.fixture
+def animals(tmp_path):
+    path = tmp_path / "animals.txt"
+    path.write_text("# three\ncat\ndog\n\n  owl \ncat\n")
+    return str(path)
+
+
+def test_the_likeliest_label_and_its_probability(animals):
+    ears = Ears()
+    ranked = Keywords(ears, [animals], top_k=3).rank(NOISE, RATE)
+    labels = ["cat", "dog", "owl"]
+    logits = [20 * float(x @ ears.text(["dog"])[0]) for x in ears.text(labels)]
+    total = sum(map(math.exp, logits))
+    expected = {label: math.exp(x) / total for label, x in zip(labels, logits, strict=True)}
+    assert ranked["animals"][0][0] == "dog"
+    assert dict(ranked["animals"]) == pytest.approx(expected, rel=1e-4)
+    assert sum(p for _, p in ranked["animals"]) == pytest.approx(1)
+
+
+def test_words_of_every_list_each_once(animals, tmp_path):
+    (tmp_path / "other.txt").write_text("dog\nrain\n")
+    words = Keywords(Ears(), [animals, str(tmp_path / "other.txt")], top_k=2)(NOISE, RATE)
+    assert words[0] == "dog" and len(words) == len(set(words)) == 3 and "rain" in words
+
+
+def test_labels_are_encoded_once_for_all_sounds(animals):
+    ears = Ears()
+    describer = Keywords(ears, [animals])
+    describer(NOISE, RATE)
+    describer(NOISE, RATE)
+    assert ears.asked.count(["cat", "dog", "owl"]) == 1
+
+
+def test_a_sound_at_another_rate_is_resampled(animals):
+    twice = np.repeat(NOISE, 2)
+    assert Keywords(Ears(), [animals])(twice, 2 * RATE) == ["dog"]
+
+
+def test_template_and_the_notebooks_spelling(animals):
+    ears = Ears()
+    Keywords(ears, [animals], template="the sound of a {}")(NOISE, RATE)
+    assert ["the sound of a cat", "the sound of a dog", "the sound of a owl"] in ears.asked
+    ears = Ears()
+    assert Keywords(ears, [animals], spelled=True).rank(NOISE, RATE)["animals"]
+    assert ["c, a, t", "d, o, g", "o, w, l"] in ears.asked
+
+
+def test_draws_follow_the_seed():
+    drawn = [Keywords(Ears(), sample=50, seed=seed).labels for seed in (1, 1, 2)]
+    assert drawn[0] == drawn[1] != drawn[2]
+    assert all(len(labels) == 50 for labels in drawn[0].values())
+    assert len(Keywords(Ears()).labels["sounds"]) > 100
+
+
+def test_packaged_lists():
+    for name in ("colours", "genres", "sounds"):
+        labels = read_list(name)
+        lines = [x for x in (LISTS / f"{name}.txt").read_text().splitlines() if x[:1] != "#"]
+        assert labels == lines and 60 <= len(labels) <= 170
+
+
+def test_the_embedded_models_concepts_are_among_the_sounds():
+    table = Path(acgd.train.__file__).parent / "concepts.csv"
+    with open(table, newline="") as file:
+        concepts = {row["concept"] for row in csv.DictReader(file)}
+    assert len(concepts) >= 60 and concepts <= set(read_list("sounds"))
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"lists": ["no/such.txt"]},
+        {"lists": []},
+        {"top_k": 0},
+        {"share": 1.5},
+        {"template": "the sound"},
+    ],
+)
+def test_mistakes(wrong):
+    with pytest.raises(UserError, match="describer"):
+        Keywords(Ears(), **wrong)
+
+
+def test_a_list_of_nothing(tmp_path):
+    (tmp_path / "empty.txt").write_text("# nothing\n\n")
+    with pytest.raises(UserError, match="no labels"):
+        Keywords(Ears(), str(tmp_path / "empty.txt"))
+
+
+def test_none_says_nothing():
+    assert NoWords(encoder=Ears())(NOISE, RATE) == [] and NoWords().rank(NOISE, RATE) == {}
