@@ -40,7 +40,8 @@ class LinearFBSP(nn.Module):
     with sinc(y) = sin(y) / y and p the principal complex power. fc is in bins. Phases reach
     thousands of radians, so t and fc * t are formed exactly so and in float32.
 
-    m must stay >= 0: who trains these vectors clamps m after each step.
+    m must stay >= 0: who trains these vectors clamps m after each step. Frozen, or without
+    gradients, the filters are computed once and kept.
     """
 
     def __init__(self, bins: int, normalized: bool = True) -> None:
@@ -244,7 +245,9 @@ class ESResNeXt(nn.Module):
 
 
 def periodic_window(name: str, length: int) -> Tensor:
-    """A window of scipy's by name, periodic, (length,) float32."""
-    from scipy.signal import get_window
-
-    return torch.from_numpy(get_window(name, length, fftbins=True)).float()
+    """A periodic window, (length,) float32: the 4-term Blackman-Harris or one that torch names."""
+    windows = torch.signal.windows
+    if name == "blackmanharris":
+        a = [0.35875, 0.48829, 0.14128, 0.01168]
+        return windows.general_cosine(length, a=a, sym=False, dtype=torch.float64).float()
+    return getattr(windows, name)(length, sym=False, dtype=torch.float64).float()

@@ -1,0 +1,157 @@
+"""Weights from files: where they are looked for, what is read, and strict loading.
+
+A source is written as "embedded:NAME" (shipped in acgd/weights), as a path, or as a bare file
+name that is also looked for in the cache folder, $ACGD_CACHE or ~/.cache/acgd. Files are .pt
+(read with weights_only=True), TorchScript archives (OpenAI's CLIP files) or .safetensors.
+Everything that can be wrong with them ends in a UserError of one line.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import pickle
+import zipfile
+from collections.abc import Sequence
+from fnmatch import fnmatchcase
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor, nn
+
+from acgd.types import UserError
+
+EMBEDDED = Path(__file__).parent / "weights"
+BROKEN = (SafetensorError, RuntimeError, pickle.UnpicklingError, EOFError, ValueError, KeyError)
+# a key by which a file's model is known, the telling ones first
+LOOKS_LIKE = {
+    "audio.fbsp.fc": "AudioCLIP",
+    "fbsp.fc": "AudioCLIP's audio head alone",
+    "gpt.transformer.wte.weight": "ClipCap",
+    "visual.attnpool.c_proj.weight": "CLIP with a ResNet",
+    "visual.class_embedding": "CLIP with a ViT",
+    "input_blocks.0.0.weight": "a guided-diffusion UNet",
+    "decoder.dense.weight_g": "MusCaps",
+    "hstft.bw_Q": "an audio tagger of MusCaps",
+}
+SCRIPT_EXTRAS = ("input_resolution", "context_length", "vocab_size")  # integers, no weights
+
+
+def cache_dir() -> Path:
+    """Where downloaded weights live, absolute."""
+    folder = os.environ.get("ACGD_CACHE") or "~/.cache/acgd"
+    return Path(folder).expanduser().absolute()
+
+
+def locate(source: str | Path) -> Path:
+    """The file of a source; a UserError says where to put it if it is not there."""
+    source = str(source)
+    if source.startswith("embedded:"):
+        name = source.removeprefix("embedded:")
+        path = EMBEDDED / f"{name}.safetensors"
+        if not path.is_file():
+            raise UserError(f"no embedded weights {name!r}: {path} is not there")
+        return path
+    path = Path(source).expanduser()
+    places = [path] if len(path.parts) > 1 else [path, cache_dir() / path]
+    for place in places:
+        if place.is_file():
+            return place
+    raise UserError(
+        f"the weights {source} are not here: put the file at {places[-1].absolute()},"
+        " or name another path with checkpoint="
+    )
+
+
+def load_state(path: str | Path) -> dict[str, Tensor]:
+    """The tensors of a file by key, on the CPU and in the file's own dtypes."""
+    path = locate(path)
+    try:
+        if path.suffix == ".safetensors":
+            with safe_open(path, framework="pt") as file:
+                return {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+        state = read_pickle(path)
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror or error})") from None
+    except BROKEN as error:
+        raise UserError(
+            f"{path}: truncated, or no weights file that can be read safely"
+            f" ({first_words(error)}); fetch it again"
+        ) from None
+    if not isinstance(state, dict) or not all(isinstance(v, Tensor) for v in state.values()):
+        raise UserError(f"{path}: holds no plain state dict (tensors by name)")
+    return state
+
+
+def read_pickle(path: Path) -> dict[str, Tensor]:
+    """A torch.save file, or the state dict of a TorchScript archive without its integers."""
+    if not zipfile.is_zipfile(path):  # the format before torch 1.6, or broken
+        return torch.load(path, map_location="cpu", weights_only=True)
+    with zipfile.ZipFile(path) as archive:
+        scripted = any(name.endswith("/constants.pkl") for name in archive.namelist())
+    if not scripted:
+        return torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    state = torch.jit.load(str(path), map_location="cpu").state_dict()
+    return {key: value for key, value in state.items() if key not in SCRIPT_EXTRAS}
+
+
+def read_config(path: str | Path) -> dict:
+    """The architecture that a .safetensors file carries as JSON under "config"; else {}."""
+    path = locate(path)
+    if path.suffix != ".safetensors":
+        return {}
+    try:
+        with safe_open(path, framework="pt") as file:
+            return json.loads((file.metadata() or {}).get("config", "{}"))
+    except (*BROKEN, OSError) as error:
+        raise UserError(
+            f"{path}: truncated or not a safetensors file ({first_words(error)})"
+        ) from None
+
+
+def load_into(
+    module: nn.Module, state: dict[str, Tensor], source: str | Path, ignore: Sequence[str] = ()
+) -> nn.Module:
+    """Load strictly, converting to the module's dtypes; a UserError names what does not fit.
+
+    Keys that fit a pattern of `ignore` may be missing or be too many. A module built on the meta
+    device takes the file's tensors as its own (and may miss none).
+    """
+    own = module.state_dict()
+    kept = lambda key: not any(fnmatchcase(key, pattern) for pattern in ignore)  # noqa: E731
+    faults = {
+        "missing": [k for k in own if k not in state and kept(k)],
+        "unexpected": [k for k in state if k not in own and kept(k)],
+        "of another shape": [
+            f"{k} {tuple(state[k].shape)} for {tuple(own[k].shape)}"
+            for k in own
+            if k in state and state[k].shape != own[k].shape
+        ],
+    }
+    if any(faults.values()):
+        what = "; ".join(f"{len(v)} {name} ({listed(v)})" for name, v in faults.items() if v)
+        guess = looks_like(state)
+        raise UserError(
+            f"{source}: these weights do not fit {type(module).__name__} as configured: {what}"
+            + (f"; the file looks like {guess}" if guess else "")
+        )
+    fitting = {k: state[k].to(own[k].dtype) for k in own if k in state}
+    meta = any(t.is_meta for t in own.values())
+    module.load_state_dict(fitting, strict=False, assign=meta)
+    return module
+
+
+def looks_like(state: dict[str, Tensor]) -> str | None:
+    """What published model a state dict's keys belong to, if any."""
+    return next((name for key, name in LOOKS_LIKE.items() if key in state), None)
+
+
+def listed(names: list[str], most: int = 3) -> str:
+    return ", ".join(names[:most]) + (", ..." if len(names) > most else "")
+
+
+def first_words(error: BaseException, most: int = 100) -> str:
+    """An exception's first line, cut to `most` characters."""
+    line = (str(error).strip().splitlines() or [type(error).__name__])[0]
+    return line if len(line) <= most else line[: most - 3] + "..."

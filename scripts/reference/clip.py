@@ -1,0 +1,113 @@
+"""What acgd answers to the golden files about CLIP: towers, tokenizer, preprocessing."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from PIL import Image
+
+from acgd.encoders import preprocess
+from acgd.models.clip import CLIP
+from acgd.models.tokenizer import VOCABULARY, tokenizer
+from acgd.types import UserError
+from reference import fill, inputs
+from reference.files import find, needs
+
+KINDS = ("clip_rn50", "clip_vit", "clip_bpe", "clip_preprocess")
+
+
+def compute(meta: dict, arrays: dict) -> Iterator[tuple[str, object]]:
+    """(name, value) for each array of the file; a string says what file a value would need."""
+    if "strings" in meta:
+        yield from tokens(meta)
+    elif "config" in meta:
+        yield from towers(meta, arrays)
+    else:
+        yield from preprocessed(meta, arrays)
+
+
+def towers(meta: dict, arrays: dict) -> Iterator[tuple[str, object]]:
+    model = CLIP(**meta["config"]).eval()
+    fill.fill_(model.state_dict(), meta["weights"]["prefix"])
+    images = inputs.evaluate(inputs.find_calls(meta["image"])[0]).requires_grad_()
+    ids = tokenizer(model.context_length)(meta["texts"])
+    image, text = model.encode_image(images), model.encode_text(ids)
+    similarity = F.normalize(image, dim=-1) @ F.normalize(text, dim=-1).T
+    probe = inputs.evaluate(inputs.find_calls(meta["grad"])[0], similarity=similarity)
+    (grad,) = torch.autograd.grad((similarity * probe).sum(), images)
+    yield "tokens", ids
+    yield "encode_image", image
+    yield "encode_text", text
+    yield "similarity", similarity
+    yield "grad", grad
+    yield "logits_per_image", model(images, ids)[0]
+    if "visual_before_attnpool" in arrays:
+        yield "visual_before_attnpool", model.visual.features(images)
+
+
+def tokens(meta: dict) -> Iterator[tuple[str, object]]:
+    encoder = tokenizer()
+    yield "tokens", encoder(meta["strings"])
+    yield "n_tokens", np.array([len(encoder.encode(text)) for text in meta["strings"]])
+
+
+def checks(meta: dict) -> Iterator[tuple[str, bool]]:
+    """What a tokenizer file says in words: decoded texts, and which texts are refused."""
+    if "strings" not in meta:
+        return
+    encoder, refused = tokenizer(), []
+    for i, text in enumerate(meta["strings"]):
+        try:
+            encoder(text, truncate=False)
+        except UserError:
+            refused.append(i)
+    yield "too_long", refused == meta["too_long_without_truncate"]
+    ids = map(encoder.encode, meta["strings"])
+    yield "decoded", [encoder.decode(one) for one in ids] == meta["decoded"]
+    digest = hashlib.sha256(VOCABULARY.read_bytes()).hexdigest()
+    yield "vocabulary", digest == meta["vocabulary"]["sha256"]
+
+
+def preprocessed(meta: dict, arrays: dict) -> Iterator[tuple[str, object]]:
+    for name in arrays:
+        kind, *rest = name.split(".")
+        if kind == "synthetic":
+            image = synthetic(*rest)
+            yield name, preprocess.normalise(preprocess.pixels(image, meta["n"]))
+    photos = meta.get("photos", {})
+    size = int(re.search(r"\bn = (\d+)", photos.get("of", "n = 224"))[1])
+    for photo, facts in photos.items():
+        if not isinstance(facts, dict):
+            continue
+        names = [name for name in arrays if name.startswith(f"photo.{photo}.")]
+        path = find(photo, facts["sha256"])
+        if path is None:
+            yield from ((name, needs(photo, facts["sha256"])) for name in names)
+            continue
+        with Image.open(path) as image:
+            x = preprocess.normalise(preprocess.pixels(image, size)).flatten()
+        count = len(arrays[f"photo.{photo}.sample"])
+        yield f"photo.{photo}.sample", x[:: x.numel() // count][:count]
+        yield f"photo.{photo}.stats", statistics(x)
+
+
+def synthetic(size: str, mode: str) -> Image.Image:
+    """The golden file's picture of "WIDTHxHEIGHT" (by its own rule) in mode L, RGB or RGBA."""
+    width, height = (int(n) for n in size.split("x"))
+    y, x = np.mgrid[:height, :width]
+    red, green, blue = 7 * x + 3 * y, x * y, 5 * x + 11 * y + x**2 // 3
+    channels = {"L": [red], "RGB": [red, green, blue]}
+    channels["RGBA"] = [red, green, blue, 255 - 2 * x - y]
+    values = (np.stack(channels[mode], -1) % 256).astype(np.uint8)
+    return Image.fromarray(values[..., 0] if mode == "L" else values)
+
+
+def statistics(x: torch.Tensor) -> np.ndarray:
+    """Mean, population deviation, L2 norm and largest magnitude, float64."""
+    x = x.detach().double().numpy().ravel()
+    return np.array([x.mean(), x.std(), np.linalg.norm(x), np.abs(x).max()])
