@@ -1,0 +1,230 @@
+"""From the composed config to runs, to objects and to the name a run goes by.
+
+Nothing here imports torch: a mistake in the config is answered before that takes its seconds.
+`build` is the only caller of Hydra's instantiate; what it makes never sees a config.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from acgd.types import UserError
+
+# What may differ without the picture differing: where and how fast it is made, who is told.
+BESIDE_THE_POINT = (
+    "device",
+    "precision",
+    "logger",
+    "batch_size",
+    "outputs",
+    "name",
+    "force",
+    "debug",
+    "guidance.cutout_chunk",
+)
+CHOICES = {
+    "picture": ("sample", "x0"),
+    "precision": ("auto", "fp32", "bf16", "fp16"),
+}
+AT_LEAST = {"batch_size": 1, "skip_steps": 0, "preview_every": 0, "enlarge_to": 0}
+WHOLE_FILE = 64 * 2**20  # bytes; larger files are told apart by their size and both ends
+
+
+@dataclass(frozen=True)
+class Run:
+    """One sample: one sound (or other prompt), one seed, one folder."""
+
+    cfg: dict  # resolved; `seed` is a number, `prompt.path` a single file
+    seed: int
+    signature: str
+    label: str
+    folder: Path
+
+
+def build(node: Any, **known: Any) -> Any:
+    """The object that a node's `_target_` names, given the node's other keys and `known`.
+
+    `known` (encoders, tensors, targets) goes to the constructor as it is, past OmegaConf.
+    Raises UserError for an unknown argument or target, and whatever the constructor raises.
+    """
+    from hydra.errors import InstantiationException
+    from hydra.utils import instantiate
+
+    try:
+        make = instantiate(OmegaConf.create(node), _convert_="all", _partial_=True)
+    except InstantiationException as error:
+        cause = error.__cause__
+        if isinstance(cause, UserError):
+            raise cause from None
+        raise UserError(one_line(error)) from error
+    try:
+        return make(**known)
+    except TypeError as error:
+        if "argument" not in str(error):
+            raise
+        raise UserError(f"{node['_target_']}: {one_line(error)}; see its yaml") from error
+
+
+def expand(cfg: Any) -> list[Run]:
+    """One Run for each sound and seed that the config names, sounds in the outer loop."""
+    plain = resolve(cfg)
+    check(plain)
+    runs = []
+    for path in sounds(plain["prompt"]):
+        for seed in seeds(plain["seed"]):
+            prompt = plain["prompt"] | ({} if path is None else {"path": path})
+            runs.append(run({**plain, "seed": seed, "prompt": prompt}))
+    return list({r.signature: r for r in runs}.values())
+
+
+def check(plain: dict) -> None:
+    """UserError for a value of the top level that can't be meant."""
+    for key, choices in CHOICES.items():
+        if plain[key] not in choices:
+            raise UserError(f"{key}={plain[key]}: choose from {', '.join(choices)}")
+    for key, least in AT_LEAST.items():
+        value = plain[key]
+        if isinstance(value, bool) or not isinstance(value, int) or value < least:
+            raise UserError(f"{key}={value}: must be a whole number, {least} or more")
+
+
+def run(plain: dict) -> Run:
+    """The Run of a resolved config with one sound and one seed."""
+    name = signature(plain)
+    label = describe(plain["prompt"])
+    slug = re.sub(r"[^\w]+", "-", label.lower()).strip("-")[:40].strip("-") or "prompt"
+    folder = Path(plain["outputs"]) / str(plain["name"]) / f"{slug}-seed{plain['seed']}-{name}"
+    return Run(plain, plain["seed"], name, label, folder)
+
+
+def resolve(cfg: Any) -> dict:
+    """The config as plain dicts and lists; UserError names what is missing."""
+    if not OmegaConf.is_config(cfg):
+        cfg = OmegaConf.create(cfg)
+    missing = sorted(OmegaConf.missing_keys(cfg))
+    if missing:
+        raise UserError(f"{missing[0]} has no value: give it one with {missing[0]}=...")
+    try:
+        return OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)
+    except OmegaConfBaseException as error:
+        raise UserError(one_line(error)) from error
+
+
+def seeds(value: Any) -> list[int]:
+    """seed=3 or seed=[0,1,2]; UserError for anything that is no whole number of [0, 2^63)."""
+    found = value if isinstance(value, list) else [value]
+    for seed in found:
+        if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < 2**63:
+            raise UserError(f"seed={value}: must be a whole number from 0 on, or a list of them")
+    if not found:
+        raise UserError("seed=[]: name at least one seed")
+    return found
+
+
+def sounds(prompt: dict) -> list[str | None]:
+    """The sound files of a prompt, [None] for a prompt without sound."""
+    if "path" not in prompt:
+        return [None]
+    from acgd import audio
+
+    return audio.find(prompt["path"])
+
+
+def describe(prompt: dict) -> str:
+    """A few words for folder names and messages: the sound's name, else the text's beginning."""
+    if "path" in prompt:
+        return Path(str(prompt["path"]).removeprefix("demo:")).stem
+    text = prompt.get("text") or prompt.get("image") or "prompt"
+    return str(text[0] if isinstance(text, list) else text)
+
+
+def signature(cfg: Any) -> str:
+    """Twelve hex digits that change with the picture and with nothing else.
+
+    Numbers are canonical (1000, 1000.0 and 1e3 are one), files count by content, and device,
+    precision, logger, batch size and the places of outputs don't count.
+    """
+    text = json.dumps(canonical(essence(cfg)), sort_keys=True, ensure_ascii=False)
+    return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+def essence(cfg: Any) -> dict:
+    """The resolved config less what is beside the point of the picture."""
+    kept = json.loads(json.dumps(resolve(cfg)))
+    for key in BESIDE_THE_POINT:
+        *parents, last = key.split(".")
+        node = kept
+        for parent in parents:
+            node = node.get(parent) or {}
+        node.pop(last, None)
+    return kept
+
+
+def canonical(value: Any, key: str = "") -> Any:
+    """Equal things written equally: whole numbers as ints, files as their content's hash."""
+    if isinstance(value, dict):
+        return {k: canonical(v, k) for k, v in value.items()}
+    if isinstance(value, list):
+        return [canonical(v, key) for v in value]
+    if isinstance(value, float) and value.is_integer():
+        return int(value)
+    if isinstance(value, str) and key != "text":
+        if re.fullmatch(r"0|[1-9]\d{0,14}", value):
+            return int(value)
+        if path := existing_file(value):
+            return f"file:{fingerprint(path)}"
+        name, colon, weight = value.rpartition(":")  # a picture prompt with its weight
+        if path := existing_file(name):
+            return f"file:{fingerprint(path)}{colon}{weight}"
+    return value
+
+
+def existing_file(value: str) -> Path | None:
+    """The file that a string names, also as "demo:NAME"; None for a string that names none.
+
+    A bare word ("cosine") is never taken for a file that happens to be called so.
+    """
+    from acgd import audio
+
+    if not re.search(r"[./:\\]", value):
+        return None
+    try:
+        path = audio.resolve(value)
+        return path if path.is_file() else None
+    except (OSError, ValueError, UserError):
+        return None
+
+
+def fingerprint(path: Path) -> str:
+    """A hash of a file's content; of its size, head and tail where it is a large checkpoint."""
+    size = os.path.getsize(path)
+    digest = hashlib.sha256(str(size).encode())
+    with open(path, "rb") as file:
+        if size <= WHOLE_FILE:
+            digest.update(file.read())
+        else:
+            digest.update(file.read(WHOLE_FILE // 8))
+            file.seek(-WHOLE_FILE // 8, os.SEEK_END)
+            digest.update(file.read())
+    return digest.hexdigest()
+
+
+def one_line(error: BaseException) -> str:
+    """An exception's message on one line, without Hydra's and OmegaConf's trailing details."""
+    lines = [line.strip() for line in str(error).splitlines()]
+    kept = []
+    for line in lines:
+        if line.startswith(("full_key:", "object_type=", "reference_type=", "Config search path")):
+            break
+        if line:
+            kept.append(line)
+    return " ".join(kept) or type(error).__name__

@@ -1,0 +1,154 @@
+"""W&B as a mirror of finished run folders, in a process of its own.
+
+The child imports wandb while the parent samples, is told the folders at the end and has `timeout`
+seconds for them. Whatever it does (no network, no key, a prompt, a crash), the run is complete on
+disk and the parent goes on with one line. By hand, for folders of any age:
+
+    python -m acgd.loggers.wandb online outputs/main/dog-seed0-*
+
+Everything wandb writes stays in the run's folder, under wandb/.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from omegaconf import OmegaConf
+
+from acgd.types import UserError
+
+MODES = ("offline", "online")
+
+
+class WandB:
+    """`mode`: offline (upload later with `wandb sync`) or online; `timeout` in seconds a run."""
+
+    def __init__(
+        self,
+        mode: str = "offline",
+        project: str = "acgd",
+        group: str | None = None,
+        timeout: float = 60.0,
+    ):
+        if mode not in MODES:
+            raise UserError(f"logger.mode={mode}: choose from {', '.join(MODES)}")
+        self.arguments = {"mode": mode, "project": project, "group": group}
+        self.timeout, self.child = float(timeout), None
+
+    def begin(self) -> None:
+        """Start the child, so that its imports cost no time of their own."""
+        self.child = subprocess.Popen(
+            [sys.executable, "-m", "acgd.loggers.wandb"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            start_new_session=True,  # a Ctrl-C is the parent's to handle
+            env=environment(),
+        )
+
+    def mirror(self, folders: Sequence[Path]) -> None:
+        """Record these folders; at worst one line on stderr after `timeout` seconds each."""
+        if self.child is None:
+            self.begin()
+        child, self.child = self.child, None
+        order = self.arguments | {"folders": [str(folder.absolute()) for folder in folders]}
+        try:
+            _, errors = child.communicate(
+                json.dumps(order).encode(), timeout=self.timeout * max(1, len(folders))
+            )
+            said = errors.decode(errors="replace").strip().splitlines()
+            problem = said[-1] if child.returncode and said else ""
+        except (subprocess.TimeoutExpired, OSError) as error:
+            problem = f"no answer within {self.timeout:g} s" if child.poll() is None else str(error)
+        finally:
+            stop(child)
+        if problem:
+            print(
+                f"acgd: W&B did not record this ({problem}); the folders hold it all",
+                file=sys.stderr,
+            )
+
+
+def stop(child: subprocess.Popen) -> None:
+    """End the child and what it started; nothing is waited for longer than a moment."""
+    if child.poll() is None:
+        try:
+            os.killpg(child.pid, 9)
+        except (OSError, AttributeError):
+            child.kill()
+        child.wait(5)
+
+
+def environment() -> dict[str, str]:
+    """The child's: this package importable from anywhere, and no console of wandb's."""
+    root = str(Path(__file__).parents[2])
+    path = os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH")]))
+    return os.environ | {"PYTHONPATH": path, "WANDB_SILENT": "true", "WANDB_CONSOLE": "off"}
+
+
+def record(folder: Path, mode: str, project: str, group: str | None) -> None:
+    """Replay one finished folder into a W&B run whose id is the run's signature."""
+    for name in ("DIR", "DATA_DIR", "CACHE_DIR", "CONFIG_DIR", "ARTIFACT_DIR"):
+        place = folder / "wandb" / name.lower() if name != "DIR" else folder
+        place.mkdir(parents=True, exist_ok=True)
+        os.environ[f"WANDB_{name}"] = str(place)
+    import wandb
+
+    config = OmegaConf.to_container(OmegaConf.load(folder / "config.yaml"))
+    metrics = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
+    settings = wandb.Settings(
+        silent=True,
+        console="off",
+        disable_git=True,
+        save_code=False,
+        x_disable_stats=True,
+        init_timeout=20,
+    )
+    run = wandb.init(
+        id=metrics["signature"],
+        name=folder.name,
+        dir=str(folder),
+        mode=mode,
+        project=project,
+        group=group or str(config["name"]),
+        config=config,
+        settings=settings,
+    )
+    try:
+        for row in losses(folder / "losses.csv"):
+            run.log(row, step=int(row["step"]))
+        pictures = {
+            path.stem: wandb.Image(str(path), caption=metrics["caption"])
+            for path in sorted((folder / "images").glob("*.png"))
+        }
+        run.log(pictures)
+        run.summary.update(metrics)
+    finally:
+        run.finish()
+
+
+def losses(path: Path) -> list[dict[str, float]]:
+    with open(path, encoding="utf-8", newline="") as file:
+        return [{k: float(v) for k, v in row.items() if v != ""} for row in csv.DictReader(file)]
+
+
+def main(arguments: Sequence[str]) -> None:
+    """With arguments MODE FOLDER...; without, as the child of a runner that writes to stdin."""
+    import wandb  # noqa: F401  (the seconds of its import pass before the order comes)
+
+    if arguments:
+        order = {"mode": arguments[0], "project": "acgd", "group": None, "folders": arguments[1:]}
+    else:
+        order = json.loads(sys.stdin.read() or "{}")
+    for folder in order.pop("folders", []):
+        record(Path(folder).absolute(), **order)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

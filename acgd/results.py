@@ -1,0 +1,78 @@
+"""What is said about a finished picture: scores, files and the lines on the terminal."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from acgd import metrics
+from acgd.sample import Sample
+from acgd.studio import Studio
+
+
+def judge(
+    batch: list[Sample], studio: Studio, cfg: dict, pixels: Tensor, twins: Tensor | None
+) -> None:
+    """Fill each sample's scores: of the picture and of its twin, by judge and by encoder.
+
+    pixels and twins (B, 3, H, W) uint8, as they are on disk.
+    """
+    for sample in batch:
+        by = studio.by_judge if sample.judged else studio.by_encoder
+        targets = sample.judged or sample.targets
+        sample.scores = {"concept": metrics.concept_of(cfg["concept"], targets, by)}
+    for of, images in (("picture", pixels), ("twin", twins)):
+        for name, view in (("judge", studio.by_judge), ("encoder", studio.by_encoder)):
+            if images is None or view is None:
+                continue
+            embeds = view.images((images.float() / 255).to(studio.device))
+            for sample, embed in zip(batch, embeds, strict=True):
+                targets = sample.judged if name == "judge" else sample.targets
+                scores = view.score(embed, targets, sample.scores["concept"])
+                sample.scores.setdefault(of, {})[name] = scores
+
+
+def verdict(sample: Sample) -> tuple[str, dict]:
+    """Who has the last word on the picture, and what it is: the judge's where there is one."""
+    scores = sample.scores["picture"]
+    return next((name, scores[name]) for name in ("judge", "encoder") if name in scores)
+
+
+def write(sample: Sample, pixels: Tensor, caption: str) -> None:
+    """The picture (3, H, W) uint8, what it was steered towards and how it scored."""
+    run, record = sample.run, sample.record
+    sample.picture = show(sample, pixels)
+    by, score = verdict(sample)
+    similarity = {k: v for k, v in score.items() if k.startswith("image_")}
+    targets = [
+        {"kind": target.kind, "label": target.label, "weight": round(target.weight, 6)}
+        for target in sample.targets
+    ]
+    about = {"targets": targets, "heard": sample.heard, by: similarity}
+    record.json("targets.json", about)
+    named = {"label": run.label, "seed": run.seed, "signature": run.signature}
+    record.json("metrics.json", {**named, "caption": caption or run.label, **sample.scores})
+
+
+def show(sample: Sample, pixels: Tensor, suffix: str = "") -> str:
+    """The picture as it is looked at and, where that is enlarged, as it came; returns its path."""
+    record, side = sample.record, sample.run.cfg["enlarge_to"]
+    array = pixels.permute(1, 2, 0).numpy()
+    name = f"images/seed{sample.run.seed}{suffix}"
+    if min(array.shape[:2]) < side:
+        record.picture(f"{name}-native.png", array)
+    return str(record.picture(f"{name}.png", array, side))
+
+
+def tell(sample: Sample, alone: bool) -> None:
+    """Three lines and the folder for a single picture, one line for each of several."""
+    by, score = verdict(sample)
+    heard = ", ".join(f"{label} {100 * p:.0f} %" for label, p in sample.heard[:3])
+    said = [] if score["similarity"] is None else [f"similarity {score['similarity']:.3f}"]
+    if "rank" in score:
+        said.append(f'"{score["concept"]}" is number {score["rank"]} of {score["of"]} labels')
+    said = ", ".join(said) or f"sees {score['names'][0][0]}"
+    if alone:
+        print(f"heard    {heard}" if heard else f"asked    {sample.run.label}")
+        print(f"picture  {sample.picture}\n{by:8} {said}\nfolder   {sample.run.folder}")
+    else:
+        print(f"{sample.picture}  {by}: {said}")

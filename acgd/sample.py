@@ -1,0 +1,32 @@
+"""One run on its way through the runner."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from acgd.config import Run
+from acgd.loggers.disk import Record
+from acgd.types import PromptSource, Target
+
+if TYPE_CHECKING:
+    from acgd.snapshot import Snapshot
+
+
+@dataclass
+class Sample:
+    """A run, its record on disk, and what each stage adds for the next."""
+
+    run: Run
+    record: Record = field(init=False)
+    error: Exception | None = None
+    snapshot: Snapshot | None = None  # where an interrupted run stood
+    source: PromptSource | None = None
+    targets: list[Target] = field(default_factory=list)  # by the encoder
+    judged: list[Target] = field(default_factory=list)  # the same prompts by the judge
+    heard: list[tuple[str, float]] = field(default_factory=list)  # labels of the sound
+    picture: str = ""  # its path
+    scores: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self):
+        self.record = Record(self.run)

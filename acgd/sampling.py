@@ -1,0 +1,126 @@
+"""A batch of samples from noise to pixels, leaving losses, previews and snapshots on its way.
+
+B: samples in the batch. Pixels are in [-1, 1] here, uint8 from `to_bytes` on.
+"""
+
+from __future__ import annotations
+
+import sys
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from tqdm import tqdm
+
+from acgd import config, snapshot
+from acgd.config import build
+from acgd.diffusion import Diffusion
+from acgd.guidance import Guidance
+from acgd.noise import Noise
+from acgd.prompts import image as pictures
+from acgd.sample import Sample
+from acgd.studio import Studio
+from acgd.types import Step, UserError
+
+
+def draw(batch: list[Sample], studio: Studio, cfg: dict, twin: bool = False) -> Tensor:
+    """Sample the batch: (B, 3, H, W) in [-1, 1]. A twin has no guidance and leaves no traces."""
+    seeds = [sample.run.seed for sample in batch]
+    noise = Noise.shared(seeds[0]) if cfg["shared_noise"] else Noise(seeds)
+    diffusion = studio.model.diffusion(studio.sampler.steps)
+    scale = 0.0 if twin else studio.cfg_scale
+    cond = condition(batch, studio) if scale else None
+    denoiser = studio.model.denoiser(diffusion, cond, scale, cfg["class_id"], len(batch))
+    x, init = beginning(studio, cfg, diffusion, noise, len(batch))
+    guide, skipped, taken = None, cfg["skip_steps"], 0
+    if not twin:
+        guide = guidance(batch, studio, cfg, diffusion, noise, init)
+        if batch[0].snapshot is not None:
+            x, taken = resume(batch, noise, studio.device)
+    steps = studio.sampler(denoiser, x, noise=noise, guide=guide, start=skipped + taken)
+    total = diffusion.num_timesteps - skipped
+    with progress(batch, total, taken, twin) as bar:
+        for count, step in enumerate(steps, taken + 1):
+            bar.set_postfix({k: f"{v.mean():.3g}" for k, v in step.losses.items()}, refresh=False)
+            bar.update()
+            if not twin:
+                keep(batch, step, count, total, noise, cfg)
+    return step.x if cfg["picture"] == "sample" else step.x0
+
+
+def progress(batch: list[Sample], total: int, taken: int, twin: bool) -> tqdm:
+    """The bar with the time left and the losses; fewer redrawings where it goes to a file."""
+    names = [batch[0].run.label[:20]] + ["..."] * (len(batch) > 1) + ["unguided"] * twin
+    pace = 0.2 if sys.stderr.isatty() else 5.0  # seconds
+    return tqdm(total=total, initial=taken, desc=" ".join(names), mininterval=pace)
+
+
+def condition(batch: list[Sample], studio: Studio) -> Tensor:
+    """(B, D): each sample's targets as one direction, for the UNet's own input."""
+    means = [sum(target.embed * target.weight for target in s.targets) for s in batch]
+    return F.normalize(torch.stack(means).float(), dim=-1).to(studio.device)
+
+
+def guidance(
+    batch: list[Sample],
+    studio: Studio,
+    cfg: dict,
+    diffusion: Diffusion,
+    noise: Noise,
+    init: Tensor | None,
+) -> Guidance:
+    node = {key: value for key, value in cfg["guidance"].items() if key != "cfg"}
+    targets = [sample.targets for sample in batch]
+    known = {"diffusion": diffusion, "noise": noise, "init_image": init}
+    return build(node, encoder=studio.encoder, targets=targets, **known)
+
+
+def beginning(
+    studio: Studio, cfg: dict, diffusion: Diffusion, noise: Noise, count: int
+) -> tuple[Tensor, Tensor | None]:
+    """x at the first step taken, and the init image (1, 3, H, W) in [-1, 1] if there is one."""
+    side, init, full = studio.model.image_size, None, None
+    if cfg["init_image"]:
+        path = config.existing_file(str(cfg["init_image"]))
+        if path is None:
+            raise UserError(f"init_image={cfg['init_image']}: no such picture file")
+        init = pictures.load(path, side)[None].to(studio.device) * 2 - 1
+        full = init.expand(count, -1, -1, -1)
+    start = noise.like(torch.empty(count, 3, side, side, device=studio.device))
+    return diffusion.start(start, full, cfg["skip_steps"]), init
+
+
+def resume(batch: list[Sample], noise: Noise, device: str) -> tuple[Tensor, int]:
+    """x and the number of steps taken when the batch's snapshots were written."""
+    snapshots = [sample.snapshot for sample in batch]
+    for sample in batch:
+        sample.record.losses = list(sample.snapshot.losses)
+        sample.record.log(f"goes on after {sample.snapshot.steps} steps")
+    states = torch.stack([s.noise for s in snapshots], dim=1)  # (generators a sample, B, bytes)
+    noise.load_state(states.flatten(0, 1))
+    return torch.stack([s.x for s in snapshots]).to(device), snapshots[0].steps
+
+
+def keep(batch: list[Sample], step: Step, count: int, total: int, noise: Noise, cfg: dict) -> None:
+    """What a step leaves on disk: its losses and, every few steps, a preview and a snapshot."""
+    for i, sample in enumerate(batch):
+        losses = {name: round(float(values[i]), 6) for name, values in step.losses.items()}
+        sample.record.step({"step": count, "t": int(step.t[i]), **losses})
+    every = cfg["preview_every"]
+    if count < total and not (every and count % every == 0):
+        return
+    state, pixels = noise.state(), to_bytes(step.x0)
+    for i, sample in enumerate(batch):
+        sample.record.flush()
+        preview = pixels[i].permute(1, 2, 0).numpy()
+        sample.record.picture(f"previews/step_{count:04d}.png", preview, cfg["enlarge_to"])
+        if count < total:
+            rows = state[i :: len(batch)].clone()  # (generators a sample, bytes)
+            x = step.x[i].cpu().clone()
+            kept = snapshot.Snapshot(count, x, rows, sample.record.losses)
+            snapshot.save(sample.run.folder, kept)
+
+
+def to_bytes(x: Tensor) -> Tensor:
+    """[-1, 1] to uint8, on the CPU; what lies outside is cut."""
+    return ((x.detach().float().clamp(-1, 1) + 1) * 127.5).round().byte().cpu()

@@ -1,0 +1,82 @@
+"""What a job works with: the models, on their device.
+
+Models are built once per process and kept for the next job of a sweep as long as their part of
+the config stays the same.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import torch
+
+from acgd import config, metrics
+from acgd.config import build
+from acgd.model import PictureModel
+from acgd.types import UserError
+
+PRECISIONS = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
+_built: dict[str, tuple[str, Any]] = {}  # the last object of each config group, with its key
+
+
+class Studio:
+    """The models and small parts that a job needs, on their device."""
+
+    def __init__(self, cfg: dict):
+        self.device = pick_device(cfg["device"])
+        self.precision = pick_precision(cfg["precision"], self.device)
+        where = {"device": self.device, "precision": self.precision}
+        self.model: PictureModel = once("model", cfg["model"], **where)
+        self.encoder = once("encoder", cfg["encoder"], **where)
+        self.judge = once("judge", cfg["judge"], **where) if cfg["judge"]["_target_"] else None
+        self.sampler = build(cfg["sampler"])
+        self.describer = build(cfg["describer"], encoder=self.encoder)
+        self.captioner = build(cfg["captioner"])
+        self.labels = metrics.read_labels(cfg["labels"])
+        self.by_encoder = viewer("encoder", self.encoder, self.labels)
+        self.by_judge = viewer("judge", self.judge, self.labels) if self.judge else None
+        self.cfg_scale = float(cfg["guidance"].get("cfg") or 0)
+        if self.cfg_scale and not self.model.cond_dim:
+            self.cfg_scale = 0.0  # nothing to be conditioned on
+        if self.cfg_scale and self.model.cond_dim != self.encoder.dim:
+            raise UserError(
+                f"the model's condition has {self.model.cond_dim} numbers, the encoder's "
+                f"embeddings {self.encoder.dim}: set guidance.cfg=0 or choose a matching encoder"
+            )
+
+
+def once(group: str, node: dict, **known: Any) -> Any:
+    """build(), or the object that the last job built from the same config."""
+    key = json.dumps([config.canonical(node), known], sort_keys=True)
+    if _built.get(group, ("", None))[0] != key:
+        _built.pop(group, None)  # the old model's memory goes before the new one's comes
+        _built[group] = (key, build(node, **known))
+    return _built[group][1]
+
+
+def viewer(name: str, model: Any, labels: list[str]) -> metrics.Viewer:
+    """A Viewer whose labels are encoded once for as long as model and labels stay."""
+    last = _built.get(f"{name} viewer", ("", None))[1]
+    if last is None or last.model is not model or last.labels != labels:
+        _built[f"{name} viewer"] = ("", metrics.Viewer(model, labels))
+    return _built[f"{name} viewer"][1]
+
+
+def pick_device(device: str) -> str:
+    there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    if device == "auto":
+        return next((name for name, is_there in there.items() if is_there), "cpu")
+    kind = str(device).split(":")[0]
+    if kind not in ("cpu", *there):
+        raise UserError(f"device={device}: choose auto, cpu, cuda or mps")
+    if not there.get(kind, True):
+        raise UserError(f"device={device}: there is none here; device=auto takes what there is")
+    return str(device)
+
+
+def pick_precision(precision: str, device: str) -> str:
+    """float32 unless a GPU is there: half the memory traffic at a gradient cosine of 0.9999."""
+    if precision == "auto":
+        precision = "bf16" if device.startswith("cuda") else "fp32"
+    return PRECISIONS[precision]
