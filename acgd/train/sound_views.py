@@ -1,0 +1,128 @@
+"""Clips of sounds, cut and disturbed anew each time, for training the audio heads."""
+
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+SAMPLE_RATE = 22050  # Hz, of sounds.npy and of the embedded encoders
+REAL = 0.6  # share of recordings where a concept has both recordings and synthesised clips
+
+
+class Sounds:
+    """The data set's sounds: `waves` int16 end to end, a line of sounds.csv for each clip."""
+
+    def __init__(self, folder: Path, concepts: list[str]):
+        self.waves = np.load(folder / "sounds.npy", mmap_mode="r")
+        with open(folder / "sounds.csv", encoding="utf-8", newline="") as f:
+            rows = [row for row in csv.DictReader(f) if row["concept"] in concepts]
+        self.rows = rows
+        self.label = torch.tensor([concepts.index(row["concept"]) for row in rows])
+        self.train = torch.tensor([row["split"] == "train" for row in rows])
+        self.real = torch.tensor([row["kind"] == "real" for row in rows])
+        self.weight = self._weights()
+
+    def _weights(self) -> Tensor:
+        """Concepts alike; in a concept recordings `REAL` and the rest the rest; groups alike."""
+        weight = torch.zeros(len(self.rows))
+        groups = [row["group"] for row in self.rows]
+        for concept in self.label.unique():
+            parts = [self.train & (self.label == concept) & self.real]
+            parts.append(self.train & (self.label == concept) & ~self.real)
+            shares = [REAL, 1 - REAL]
+            for part, share in zip(parts, shares, strict=True):
+                index = part.nonzero()[:, 0].tolist()
+                size: dict[str, int] = {}
+                for i in index:
+                    size[groups[i]] = size.get(groups[i], 0) + 1
+                for i in index:  # a group's say grows with the root of its size
+                    weight[i] = size[groups[i]] ** -0.5
+                if index:
+                    weight[part] *= share / weight[part].sum()
+        return weight
+
+    def clip(self, i: int) -> Tensor:
+        """Clip i whole, (T,) float32 in [-1, 1]."""
+        row = self.rows[i]
+        start, length = int(row["start"]), int(row["length"])
+        return torch.from_numpy(self.waves[start : start + length].astype(np.float32) / 32768)
+
+    def draw(self, n: int, seconds: float, rng: torch.Generator) -> tuple[Tensor, Tensor]:
+        """(n, T) windows of training clips, resampled a little up or down, and labels (n,)."""
+        index = torch.multinomial(self.weight, n, replacement=True, generator=rng)
+        length = int(seconds * SAMPLE_RATE)
+        return torch.stack([window(self.clip(i), length, rng) for i in index.tolist()]), self.label[
+            index
+        ]
+
+
+def window(wave: Tensor, length: int, rng: torch.Generator) -> Tensor:
+    """`length` samples of a clip at a random speed; a short clip is repeated or set in silence."""
+    u = torch.rand(5, generator=rng).tolist()
+    speed = 2 ** (u[0] * 0.6 - 0.3)  # pitch and pace together, up to 4 semitones either way
+    need = int(length * speed) + 1
+    if len(wave) >= need:
+        start = int(u[1] * (len(wave) - need))
+        wave = wave[start : start + need]
+    elif u[2] < 0.5:  # repeated, with a pause
+        pause = torch.zeros(int(u[3] * 0.5 * SAMPLE_RATE))
+        unit = torch.cat([wave, pause])
+        wave = unit.repeat(need // len(unit) + 2)[int(u[1] * len(unit)) :][:need]
+    else:
+        before = int(u[1] * (need - len(wave)))
+        wave = F.pad(wave, (before, need - len(wave) - before))
+    return F.interpolate(wave[None, None], size=length, mode="linear")[0, 0]
+
+
+def disturb(wave: Tensor, rng: torch.Generator) -> Tensor:
+    """(n, T) in [-1, 1] -> other level, timbre, room and background; still in [-1, 1]."""
+    n, length = wave.shape
+
+    def u(low: float, high: float, *shape: int) -> Tensor:
+        return low + (high - low) * torch.rand(n, *shape, generator=rng)
+
+    spectrum = torch.fft.rfft(wave)
+    # a smooth random equaliser: +-12 dB at eight points of a warped frequency axis
+    points = F.interpolate(u(-12, 12, 1, 8), size=256, mode="linear", align_corners=True)[:, 0]
+    place = (torch.linspace(0, 1, spectrum.shape[1]) ** 0.5 * 255).long()
+    active = (torch.rand(n, 1, generator=rng) < 0.6).float()
+    spectrum = spectrum * 10 ** (active * points[:, place] / 20)
+    # a room: exponentially decaying noise
+    t = torch.arange(length) / SAMPLE_RATE
+    decay = torch.exp(-t / u(0.02, 0.3, 1)) * torch.randn(n, length, generator=rng) * 0.03
+    decay *= u(-1.0, 1.0, 1).clamp(min=0)
+    decay[:, 0] = 1.0
+    wave = torch.fft.irfft(spectrum * torch.fft.rfft(decay), length)
+    wave = wave / wave.abs().amax(1, keepdim=True).clamp(min=1e-4)
+    # background: coloured noise, and now and then another clip of the batch, softly
+    colour = torch.fft.rfft(torch.randn(n, length, generator=rng))
+    slope = torch.linspace(1e-3, 1, colour.shape[1])[None] ** (-u(0, 1, 1))
+    noise = torch.fft.irfft(colour * slope, length)
+    noise = noise / noise.abs().amax(1, keepdim=True)
+    wave = wave + noise * 10 ** (u(-80, -18, 1) / 20)
+    other = wave[torch.randperm(n, generator=rng)]
+    wave = wave + other * 10 ** (u(-30, -14, 1) / 20) * (torch.rand(n, 1, generator=rng) < 0.3)
+    gain = 10 ** (u(-30, 0, 1) / 20)
+    return wave / wave.abs().amax(1, keepdim=True).clamp(min=1e-4) * gain
+
+
+def mask(picture: Tensor, rng: torch.Generator) -> Tensor:
+    """SpecAugment (Park et al. 2019): a stretch of time and one of frequency go quiet.
+
+    picture (n, 3, rows, frames) decibels; the three channels are the low, middle and high band.
+    """
+    n, bands, rows, frames = picture.shape
+    flat = picture.flatten(1, 2)
+    quiet = flat.amin(dim=(1, 2), keepdim=True)
+    for dim, length, widest in ((1, bands * rows, 40), (2, frames, frames // 5)):
+        width = torch.rand(n, 1, generator=rng) * widest
+        first = torch.rand(n, 1, generator=rng) * (length - width)
+        at = torch.arange(length)[None]
+        hit = (at >= first) & (at < first + width)
+        flat = torch.where(hit.unsqueeze(3 - dim), quiet, flat)
+    return flat.unflatten(1, (bands, rows))
