@@ -1,5 +1,6 @@
 """acgd.audio: what comes out of sound files, and what is said of those that hold nothing."""
 
+import struct
 import subprocess
 import sys
 
@@ -20,6 +21,24 @@ def tone(seconds=1.0, hertz=440.0, rate=RATE, level=0.5):
 
 def write(path, samples, rate=RATE, **kwargs):
     soundfile.write(path, samples, rate, **kwargs)
+    return path
+
+
+def write_hours(path, samples, at=0.0, hours=3):
+    """A WAV of three hours at 8 kHz, silent but for `samples`; the silence is a hole on disk."""
+    size = hours * 3600 * 8000 * 2
+    write(path, samples, 8000)
+    with open(path, "r+b") as file:
+        header, content = file.read(44), file.read()
+        file.seek(44)
+        file.write(bytes(len(content)))
+        file.seek(44 + int(at * 3600 * 8000) * 2)
+        file.write(content)
+        file.truncate(44 + size)
+        file.seek(0)
+        file.write(
+            header[:4] + struct.pack("<I", 36 + size) + header[8:40] + struct.pack("<I", size)
+        )
     return path
 
 
@@ -74,10 +93,7 @@ def test_beyond_full_scale_is_scaled_not_clipped(tmp_path):
 
 
 def test_three_hours_read_only_the_window(tmp_path, monkeypatch):
-    path = tmp_path / "long.wav"
-    with soundfile.SoundFile(path, "w", 8000, 1, subtype="PCM_U8") as file:
-        for _ in range(180):
-            file.write(tone(60, rate=8000))
+    path = write_hours(tmp_path / "long.wav", tone(5, rate=8000), at=2.9)
     read, frames = soundfile.SoundFile.read, []
     monkeypatch.setattr(
         soundfile.SoundFile, "read", lambda f, n=-1, **kw: frames.append(n) or read(f, n, **kw)

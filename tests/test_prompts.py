@@ -8,11 +8,9 @@ import pytest
 import soundfile
 import torch
 from PIL import Image
-from safetensors.torch import save_file
 
 from acgd.describers.keywords import Keywords
 from acgd.encoders.audioclip import AudioCLIPEncoder
-from acgd.models.audioclip import AudioCLIP
 from acgd.prompts.audio import AudioPrompt
 from acgd.prompts.image import ImagePrompt
 from acgd.prompts.mixed import MixedPrompt
@@ -20,30 +18,11 @@ from acgd.prompts.text import TextPrompt, join, normalised, parse_as_notebook, p
 from acgd.types import UserError
 
 GUIDANCE = Path(__file__).parent / "golden" / "guidance.json"
-SMALL = {
-    "embed_dim": 16,
-    "image_resolution": 32,
-    "vision_layers": [1, 1, 1, 1],
-    "vision_width": 8,
-    "transformer_width": 16,
-    "transformer_heads": 2,
-    "transformer_layers": 1,
-    "audio_layers": [1, 1, 1, 1],
-    "audio_groups": 2,
-    "audio_width_per_group": 8,
-    "audio_width": 8,
-    "sample_rate": 16000,
-}
 
 
 @pytest.fixture(scope="module")
-def encoder(tmp_path_factory):
-    path = tmp_path_factory.mktemp("weights") / "small.safetensors"
-    torch.manual_seed(0)
-    state = AudioCLIP(**SMALL).state_dict()
-    state = {key: value.clone().contiguous() for key, value in state.items()}
-    save_file(state, path, {"config": json.dumps(SMALL)})
-    return AudioCLIPEncoder(str(path))
+def encoder(weights):
+    return AudioCLIPEncoder(str(weights / "encoder.safetensors"))
 
 
 @pytest.fixture
@@ -126,7 +105,8 @@ def test_odd_texts_have_embeddings(encoder, text):
 def test_a_long_text_is_cut_with_one_line(encoder, caplog):
     TextPrompt("a dog")(encoder)
     assert not caplog.messages
-    TextPrompt("dog " * 500)(encoder)
+    TextPrompt("cat " * 500)(encoder)
+    TextPrompt("cat " * 500)(encoder)
     (line,) = caplog.messages
     assert "77" in line and "\n" not in line
 

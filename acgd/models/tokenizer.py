@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import gzip
 import html
+import logging
 from collections.abc import Sequence
 from functools import cache
 from itertools import pairwise
@@ -95,8 +96,8 @@ class Tokenizer:
     def __call__(self, texts: str | Sequence[str], truncate: bool = True) -> torch.Tensor:
         """(N, context_length) int64: start, text, end, zeros.
 
-        A longer text loses its end but keeps the end token; with truncate=False, as the notebook
-        had it, it is a UserError.
+        A longer text loses its end, with a warning, but keeps the end token; with
+        truncate=False, as the notebook had it, it is a UserError.
         """
         texts = [texts] if isinstance(texts, str) else texts
         out = torch.zeros(len(texts), self.context_length, dtype=torch.int64)
@@ -108,6 +109,7 @@ class Tokenizer:
                         f"the text {text[:40]!r}... has {len(ids)} tokens, more than the encoder's"
                         f" {self.context_length}: shorten it, or let it be truncated"
                     )
+                warn_of_cut(text, len(ids), self.context_length)
                 ids = [*ids[: self.context_length - 1], self.end]
             row[: len(ids)] = torch.tensor(ids)
         return out
@@ -124,6 +126,14 @@ def merge_pair(parts: list[str], pair: tuple[str, str]) -> list[str]:
             out.append(parts[i])
             i += 1
     return out
+
+
+@cache
+def warn_of_cut(text: str, tokens: int, most: int) -> None:
+    """Say once for each text that its end is not read."""
+    logging.getLogger(__name__).warning(
+        "acgd: the text %r... has %d tokens, the first %d are read", text[:40], tokens, most
+    )
 
 
 @cache
