@@ -26,7 +26,8 @@ def evaluate(text: str, **names):
     """The tensor (or array) that a call written as text stands for.
 
     `names` gives values to bare names among the arguments and in arithmetic, e.g.
-    evaluate("waveform(6000, 16000, 0.8, 220 * (1 + b))", b=1); evaluate("probe('a', out.shape)", out=y).
+    evaluate("waveform(6000, 16000, 0.8, 220 * (1 + b))", b=1) or
+    evaluate("probe('unet.uncond', out.shape)", out=y).
     Raises ValueError where the text is more than such a call.
     """
     try:

@@ -1,0 +1,275 @@
+"""The diffusion process: tables, respacing, conversions, and what a network says about x_t.
+
+q(x_t | x_0) = N(sqrt(abar_t) x_0, (1 - abar_t) I). Equation numbers: DDPM is Ho et al. 2020
+(arXiv 2006.11239), IDDPM is Nichol & Dhariwal 2021 (arXiv 2102.09672).
+B: samples in the batch; t: (B,) int64, index in the respaced process, 0 is the cleanest.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from acgd.types import Prediction, UserError
+
+
+def linear_betas(steps: int) -> np.ndarray:
+    """Betas (steps,) from 1e-4 to 0.02 at 1000 steps, scaled by 1000 / steps otherwise."""
+    scale = 1000 / steps
+    return np.linspace(scale * 1e-4, scale * 0.02, steps, dtype=np.float64)
+
+
+def cosine_betas(steps: int, s: float = 0.008) -> np.ndarray:
+    """Betas (steps,) for abar(u) = cos^2((u + s) / (1 + s) pi / 2), capped at 0.999 (IDDPM 17)."""
+
+    def abar(u: float) -> float:
+        return math.cos((u + s) / (1 + s) * math.pi / 2) ** 2
+
+    betas = [1 - abar((i + 1) / steps) / abar(i / steps) for i in range(steps)]
+    return np.minimum(np.array(betas, dtype=np.float64), 0.999)
+
+
+SCHEDULES = {"linear": linear_betas, "cosine": cosine_betas}
+
+
+def space_timesteps(steps: int, respacing: str | int | Sequence[int]) -> list[int]:
+    """The steps of a process of `steps` that are kept, ascending.
+
+    "ddim50": the first integer stride from 0 that keeps exactly 50 (Song et al. 2020).
+    "250", 250: that many, first and last included. "10,10,5" or a list: so many in each of as many
+    equal sections. "" keeps all. Raises UserError where the process can't be cut like that.
+    """
+    if isinstance(respacing, str) and respacing.startswith("ddim"):
+        return _ddim_steps(steps, _count(respacing.removeprefix("ddim"), respacing))
+    if isinstance(respacing, str):
+        respacing = (
+            [_count(part, respacing) for part in respacing.split(",")] if respacing else steps
+        )
+    counts = [respacing] if isinstance(respacing, int) else [int(c) for c in respacing]
+    size, extra = divmod(steps, len(counts))
+    kept, first = set(), 0
+    for section, count in enumerate(counts):
+        length = size + (section < extra)
+        kept.update(_spread(first, length, count))
+        first += length
+    if not kept:
+        raise UserError(f"sampler.steps={respacing!r} keeps no step: ask for at least one")
+    return sorted(kept)
+
+
+def _count(text: str, respacing: str) -> int:
+    try:
+        return int(text)
+    except ValueError:
+        raise UserError(
+            f"sampler.steps={respacing!r} is not understood: give '50', 'ddim50' or '10,10,5'"
+        ) from None
+
+
+def _ddim_steps(steps: int, count: int) -> list[int]:
+    for stride in range(1, steps):
+        if len(range(0, steps, stride)) == count:
+            return list(range(0, steps, stride))
+    raise UserError(f"no integer stride keeps exactly {count} of {steps} steps: try '{count}'")
+
+
+def _spread(first: int, length: int, count: int) -> list[int]:
+    """`count` steps over `length` from `first`; the running sum's rounding is the original's."""
+    if not 0 <= count <= length:
+        raise UserError(f"cannot keep {count} steps of a section of {length}: ask for fewer")
+    stride = (length - 1) / (count - 1) if count > 1 else 1
+    kept, position = [], 0.0
+    for _ in range(count):
+        kept.append(first + round(position))
+        position += stride
+    return kept
+
+
+class Diffusion:
+    """Tables of a respaced process, float64; values become float32 when they are picked.
+
+    `steps`: length of the process that the network was trained with; `respacing`: which of them
+    are kept; `rescale_timesteps`: the network is given floats in [0, 1000) whatever `steps` is;
+    `learn_sigma`: the network's output has the variance's channels, else the variance is beta
+    ("fixed large").
+    """
+
+    def __init__(
+        self,
+        schedule: str = "linear",
+        steps: int = 1000,
+        respacing: str | int | Sequence[int] = "",
+        rescale_timesteps: bool = True,
+        learn_sigma: bool = True,
+    ):
+        if schedule not in SCHEDULES:
+            raise UserError(f"unknown noise schedule {schedule!r}: choose from {list(SCHEDULES)}")
+        self.rescale_timesteps, self.learn_sigma, self.base_steps = (
+            rescale_timesteps,
+            learn_sigma,
+            steps,
+        )
+        self.timestep_map = np.array(space_timesteps(steps, respacing), dtype=np.int64)
+        kept = np.cumprod(1 - SCHEDULES[schedule](steps))[self.timestep_map]
+        self._fill_tables(1 - kept / np.append(1.0, kept[:-1]))
+
+    def _fill_tables(self, betas: np.ndarray) -> None:
+        abar = np.cumprod(1 - betas)
+        self.betas, self.num_timesteps = betas, len(betas)
+        self.alphas_cumprod = abar
+        self.alphas_cumprod_prev = np.append(1.0, abar[:-1])
+        self.alphas_cumprod_next = np.append(abar[1:], 0.0)
+        self.sqrt_alphas_cumprod = np.sqrt(abar)
+        self.sqrt_one_minus_alphas_cumprod = np.sqrt(1 - abar)
+        self.log_one_minus_alphas_cumprod = np.log(1 - abar)
+        self.sqrt_recip_alphas_cumprod = np.sqrt(1 / abar)
+        self.sqrt_recipm1_alphas_cumprod = np.sqrt(1 / abar - 1)
+        # q(x_{t-1} | x_t, x_0), DDPM (7). Its variance is 0 at t = 0: the log takes that of t = 1.
+        self.posterior_variance = betas * (1 - self.alphas_cumprod_prev) / (1 - abar)
+        second = self.posterior_variance[1] if len(betas) > 1 else betas[0]
+        clipped = np.append(second, self.posterior_variance[1:])
+        self.posterior_log_variance_clipped = np.log(clipped)
+        self.posterior_mean_coef1 = betas * np.sqrt(self.alphas_cumprod_prev) / (1 - abar)
+        self.posterior_mean_coef2 = (1 - self.alphas_cumprod_prev) * np.sqrt(1 - betas) / (1 - abar)
+        self.log_betas = np.log(betas)
+        self.fixed_large_log_variance = np.log(np.append(second, betas[1:]))
+
+    def pick(self, table: str | np.ndarray, t: Tensor) -> Tensor:
+        """Values of a table (by name or as an array) at t: (B, 1, 1, 1) float32 on t's device."""
+        values = getattr(self, table) if isinstance(table, str) else table
+        return torch.from_numpy(values[t.cpu().numpy()]).float().to(t.device)[:, None, None, None]
+
+    def model_timesteps(self, t: Tensor) -> Tensor:
+        """What the network is given for t: steps of the base process, floats if rescaled."""
+        mapped = torch.from_numpy(self.timestep_map).to(t.device)[t]
+        return mapped.float() * (1000.0 / self.base_steps) if self.rescale_timesteps else mapped
+
+    def q_sample(self, x0: Tensor, t: Tensor, noise: Tensor) -> Tensor:
+        """x_t from x_0 and unit normal noise (DDPM 4)."""
+        scale = self.pick("sqrt_alphas_cumprod", t)
+        return scale * x0 + self.pick("sqrt_one_minus_alphas_cumprod", t) * noise
+
+    def start(self, noise: Tensor, init: Tensor | None = None, skip: int = 0) -> Tensor:
+        """x at the first step taken: `init` (B,3,H,W) in [-1,1] diffused by the start noise.
+
+        Skipping steps without an init image starts from diffused mid-grey, that is from noise
+        scaled by sqrt(1 - abar), as the original does.
+        """
+        if not 0 <= skip < self.num_timesteps:
+            raise UserError(f"cannot skip {skip} of {self.num_timesteps} steps: one must be left")
+        if init is None and skip == 0:
+            return noise
+        t = torch.full((len(noise),), self.num_timesteps - 1 - skip, device=noise.device)
+        return self.q_sample(torch.zeros_like(noise) if init is None else init, t, noise)
+
+    def q_mean_variance(self, x0: Tensor, t: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Mean, variance and log variance of q(x_t | x_0), the last two (B,1,1,1)."""
+        variance = self.pick(1 - self.alphas_cumprod, t)
+        log_variance = self.pick("log_one_minus_alphas_cumprod", t)
+        return self.pick("sqrt_alphas_cumprod", t) * x0, variance, log_variance
+
+    def posterior_mean(self, x0: Tensor, x: Tensor, t: Tensor) -> Tensor:
+        """Mean of q(x_{t-1} | x_t, x_0) (DDPM 7)."""
+        c1, c2 = self.pick("posterior_mean_coef1", t), self.pick("posterior_mean_coef2", t)
+        return c1 * x0 + c2 * x
+
+    def x0_from_eps(self, x: Tensor, t: Tensor, eps: Tensor) -> Tensor:
+        recip, recipm1 = "sqrt_recip_alphas_cumprod", "sqrt_recipm1_alphas_cumprod"
+        return self.pick(recip, t) * x - self.pick(recipm1, t) * eps
+
+    def eps_from_x0(self, x: Tensor, t: Tensor, x0: Tensor) -> Tensor:
+        recip, recipm1 = "sqrt_recip_alphas_cumprod", "sqrt_recipm1_alphas_cumprod"
+        return (self.pick(recip, t) * x - x0) / self.pick(recipm1, t)
+
+    def from_v(self, x: Tensor, t: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+        """x0 and eps from v = sqrt(abar) eps - sqrt(1 - abar) x0 (Salimans & Ho, 2202.00512)."""
+        a, s = self.pick("sqrt_alphas_cumprod", t), self.pick("sqrt_one_minus_alphas_cumprod", t)
+        return a * x - s * v, a * v + s * x
+
+    def log_variance(self, t: Tensor, frac: Tensor | None) -> Tensor:
+        """log of the variance of p(x_{t-1} | x_t).
+
+        frac (B,3,H,W), the network's, in [-1, 1] but not clamped, goes between the posterior's and
+        beta (IDDPM 15); None: fixed large.
+        """
+        if frac is None:
+            return self.pick("fixed_large_log_variance", t)
+        low, high = self.pick("posterior_log_variance_clipped", t), self.pick("log_betas", t)
+        frac = (frac + 1) / 2
+        return frac * high + (1 - frac) * low
+
+
+class Denoiser:
+    """One meaning for every network: (x (B,3,H,W), t (B,)) -> Prediction(x0, eps, log_var).
+
+    `predicts`: what the network's first channels are: "eps", "x0" or "v". `cond` (B,D): an
+    embedding per sample, used where `cfg` is not 0: 1 is conditional only, other values go from
+    the unconditional prediction through the conditional one and beyond (classifier-free guidance,
+    Ho & Salimans 2022, 2207.12598), both in one batched call. `y` (B,): class ids for networks that
+    have classes.
+    """
+
+    def __init__(
+        self,
+        unet: nn.Module,
+        diffusion: Diffusion,
+        predicts: str = "eps",
+        cond: Tensor | None = None,
+        cfg: float = 0.0,
+        clip_denoised: bool = False,
+        y: Tensor | None = None,
+    ):
+        if predicts not in ("eps", "x0", "v"):
+            raise UserError(f"unknown prediction {predicts!r}: choose from eps, x0, v")
+        if cfg != 0 and cond is None:
+            raise UserError("guidance.cfg needs a condition: set it to 0 for a model without one")
+        self.unet, self.diffusion, self.predicts = unet, diffusion, predicts
+        self.cond, self.cfg, self.clip_denoised, self.y = cond, cfg, clip_denoised, y
+
+    def __call__(self, x: Tensor, t: Tensor) -> Prediction:
+        out, frac = self._split(self._network(x, self.diffusion.model_timesteps(t)), x.shape[1])
+        x0, eps = self._convert(x, t, out)
+        return Prediction(x0, eps, self.diffusion.log_variance(t, frac).expand_as(x))
+
+    def _network(self, x: Tensor, timesteps: Tensor) -> Tensor:
+        """The network's output, guided by cfg: (B, C or 2C, H, W) float32."""
+        given = {} if self.y is None else {"y": self.y}
+        if self.cfg == 0:
+            return self.unet(x, timesteps, **given).float()
+        if self.cfg == 1:
+            return self.unet(x, timesteps, cond=self.cond, **given).float()
+        given = {name: torch.cat([value, value]) for name, value in given.items()}
+        mask = torch.arange(2 * len(x), device=x.device) < len(x)  # first half with its condition
+        cond = torch.cat([self.cond, self.cond])
+        double = torch.cat([x, x]), torch.cat([timesteps, timesteps])
+        out = self.unet(*double, cond=cond, cond_mask=mask, **given).float()
+        with_cond, without = out.chunk(2)
+        mixed = without + self.cfg * (with_cond - without)
+        # The variance is not extrapolated: it stays the conditional one.
+        return torch.cat([mixed[:, : x.shape[1]], with_cond[:, x.shape[1] :]], dim=1)
+
+    def _split(self, out: Tensor, channels: int) -> tuple[Tensor, Tensor | None]:
+        expected = 2 * channels if self.diffusion.learn_sigma else channels
+        if out.shape[1] != expected:
+            raise UserError(
+                f"the network has {out.shape[1]} output channels, {expected} expected: "
+                f"set model.learn_sigma to what the weights were trained with"
+            )
+        return (out[:, :channels], out[:, channels:]) if self.diffusion.learn_sigma else (out, None)
+
+    def _convert(self, x: Tensor, t: Tensor, out: Tensor) -> tuple[Tensor, Tensor]:
+        d = self.diffusion
+        if self.predicts == "v":
+            x0, eps = d.from_v(x, t, out)
+        elif self.predicts == "eps":
+            x0, eps = d.x0_from_eps(x, t, out), out
+        else:
+            x0, eps = out, d.eps_from_x0(x, t, out)
+        if self.clip_denoised:
+            x0 = x0.clamp(-1, 1)
+            eps = d.eps_from_x0(x, t, x0)
+        return x0, eps

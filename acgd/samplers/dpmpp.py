@@ -1,0 +1,60 @@
+"""DPM-Solver++(2M) (Lu et al. 2022, arXiv 2211.01095, algorithm 2): multistep on x0.
+
+With alpha = sqrt(abar), sigma = sqrt(1 - abar), lambda = log(alpha / sigma) of the respaced grid
+and h the step in lambda: x_{t-1} = sigma_{t-1} / sigma_t x_t - alpha_{t-1} (exp(-h) - 1) D, where D
+continues x0 along lambda by half a step. The last step goes to x0. No noise is drawn.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+from torch import Tensor
+
+from acgd.diffusion import Denoiser, Diffusion
+from acgd.noise import Noise
+from acgd.samplers.guided import guided, steered, timesteps
+from acgd.types import Step, UserError
+
+
+class DPMSolverPP:
+    """`steps`: the respacing, e.g. "40"; `order`: 2 (2M), or 1, which is DDIM with eta 0."""
+
+    def __init__(self, steps: str | int = "40", order: int = 2):
+        if order not in (1, 2):
+            raise UserError(f"sampler.order={order}: DPM-Solver++ has orders 1 and 2 here")
+        self.steps, self.order = steps, order
+
+    def __call__(
+        self, denoiser: Denoiser, x: Tensor, *, noise: Noise, guide=None, start: int = 0
+    ) -> Iterator[Step]:
+        """Steps from x (B,3,H,W) at the first step taken down to the sample."""
+        diffusion = denoiser.diffusion
+        x0_last = None
+        for index, total, t in timesteps(diffusion, x, start):
+            step = guided(denoiser, x, t, guide)
+            x0, _ = steered(diffusion, x, t, step)
+            target = x0
+            if self.order == 2 and 0 < index < total - 1:
+                target = x0 + diffusion.pick(_ahead(diffusion), t) * (x0 - x0_last)
+            keep, move = _weights(diffusion)
+            x = diffusion.pick(keep, t) * x + diffusion.pick(move, t) * target
+            x0_last = x0
+            yield Step(index, total, t, x, step.pred.x0, step.losses)
+
+
+def _weights(diffusion: Diffusion) -> tuple[np.ndarray, np.ndarray]:
+    """sigma_{t-1} / sigma_t, and -alpha_{t-1} (exp(-h) - 1) written without logarithms."""
+    abar, prev = diffusion.alphas_cumprod, diffusion.alphas_cumprod_prev
+    keep = np.sqrt((1 - prev) / (1 - abar))
+    return keep, np.sqrt(prev) - np.sqrt(abar) * keep
+
+
+def _ahead(diffusion: Diffusion) -> np.ndarray:
+    """h / (2 h_last) for each t; not used, and 0, at the first and last step of the process."""
+    abar = diffusion.alphas_cumprod
+    h = -np.diff(0.5 * np.log(abar / (1 - abar)))  # h[i]: from t = i + 1 to i
+    ahead = np.zeros_like(abar)
+    ahead[1:-1] = h[:-1] / (2 * h[1:])
+    return ahead
