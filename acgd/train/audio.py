@@ -1,6 +1,6 @@
 """Train an embedded encoder's audio head against its locked picture and text towers.
 
-    python -m acgd.train.audio encoder --data data --out runs/encoder_audio --towers runs/encoder/state.pt
+    python -m acgd.train.audio encoder --out runs/encoder_audio --towers runs/encoder/state.pt
 
 As in AudioCLIP's partial training (Guzhov et al. 2021), only the audio head learns. A sound is
 contrasted with a text for every concept and with the batch's pictures of the concepts. Half of the
@@ -21,7 +21,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from acgd.models.audioclip import AudioCLIP
-from acgd.train.encoder import ARCHITECTURES, SEED, concept_embeddings, encode
+from acgd.train.encoder import ARCHITECTURES, SEED, encode
 from acgd.train.pairs import Pairs
 from acgd.train.sound_views import Sounds, disturb, mask
 

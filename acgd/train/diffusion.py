@@ -220,8 +220,8 @@ def main() -> None:
         done = now - start > 60 * args.minutes
         if now - saved > 60 * args.every or done:
             saved = now
-            save(state_file, {"unet": unet.state_dict(), "ema": ema.state_dict(), "step": step,
-                              "opt": opt.state_dict(), "rng": rng.get_state(), "loss": running})  # fmt: skip
+            state = {"unet": unet.state_dict(), "ema": ema.state_dict(), "opt": opt.state_dict()}
+            save(state_file, {**state, "step": step, "rng": rng.get_state(), "loss": running})
             pace = (step - first) * args.batch / (now - start)
             line = {
                 "step": step,

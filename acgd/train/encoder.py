@@ -31,23 +31,36 @@ from acgd.models.unet import UNet
 from acgd.train.diffusion import ARCHITECTURE as UNET
 from acgd.train.pairs import Pairs, views
 
-SHARED = {"embed_dim": 128, "sample_rate": 22050, "n_fft": 512,
-          "hop_length": 320, "win_length": 512, "audio_layers": [1, 1, 1, 1]}  # fmt: skip
+SHARED = {
+    "embed_dim": 128,
+    "sample_rate": 22050,
+    "n_fft": 512,
+    "hop_length": 320,
+    "win_length": 512,
+    "audio_layers": [1, 1, 1, 1],
+    "audio_groups": 4,
+    "audio_width_per_group": 16,
+    "transformer_heads": 2,
+    "transformer_layers": 2,
+}
+RESNET = {"image_resolution": 32, "vision_layers": [1, 1, 1, 1], "vision_width": 32}
+VIT = {
+    "image_resolution": 48,
+    "vision_layers": 3,
+    "vision_width": 128,
+    "vision_patch_size": 8,
+    "vision_heads": 4,
+}
 ARCHITECTURES = {
-    "encoder": {**SHARED, "image_resolution": 32, "vision_layers": [1, 1, 1, 1], "vision_width": 32, "transformer_width": 64,
-                "transformer_heads": 2, "transformer_layers": 2, "audio_width": 24,
-                "audio_groups": 4, "audio_width_per_group": 16},
-    "judge": {**SHARED, "image_resolution": 64, "vision_layers": 3, "vision_width": 128, "vision_patch_size": 8,
-              "vision_heads": 4, "transformer_width": 48, "transformer_heads": 2,
-              "transformer_layers": 2, "audio_width": 16, "audio_groups": 4,
-              "audio_width_per_group": 16},
-}  # fmt: skip
-STRENGTH = {"encoder": 1.0, "judge": 1.4}  # of the augmentation
+    "encoder": {**SHARED, **RESNET, "transformer_width": 64, "audio_width": 24},
+    "judge": {**SHARED, **VIT, "transformer_width": 48, "audio_width": 16},
+}
+STRENGTH = {"encoder": 1.0, "judge": 1.2}  # of the augmentation
 SEED = {"encoder": 0, "judge": 1}
 
 
 class Denoised:
-    """x0-predictions of pictures at random noise levels, as the encoder meets them when it guides."""
+    """x0-predictions of pictures at random noise levels, as the encoder meets them in guidance."""
 
     def __init__(self, state: Path):
         self.unet = UNet(**UNET).eval().requires_grad_(False).to(memory_format=torch.channels_last)

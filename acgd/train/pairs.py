@@ -85,7 +85,7 @@ class Pairs:
 
 
 def views(x: Tensor, rng: torch.Generator, strength: float = 1.0) -> Tensor:
-    """Random views of pictures (n, 3, S, S) in [0, 1]: placed, coloured, blurred and noised anew."""
+    """Random views of pictures (n, 3, S, S) in [0, 1]: placed, coloured, blurred, noised anew."""
     n = len(x)
 
     def u(low: float, high: float) -> Tensor:

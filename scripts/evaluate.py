@@ -1,0 +1,228 @@
+"""How well the pictures show what was asked, as a judge sees it that never guided.
+
+    python scripts/evaluate.py [--data DIR] [--seeds 4] [--only text,default,audio] [KEY=VALUE ...]
+
+Four tables, each with chance beside it and a picture grid in outputs/evaluation/:
+    text     every concept's name as prompt, pure CLIP guidance (guidance.cfg=0)
+    default  the same at the default settings
+    audio    held-out recordings alone as prompt, default settings (--data: build_dataset's folder)
+    sounds   the same recordings to words, by the encoder alone
+and for text prompts the judge's similarity against an unguided twin of the same seed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import hydra
+import torch
+import torch.nn.functional as F
+from PIL import Image
+from torch import Tensor
+from tqdm import tqdm
+
+from acgd import config, sampling
+from acgd.cli import CONF
+from acgd.guidance import Guidance
+from acgd.noise import Noise
+from acgd.studio import Studio
+from acgd.train.sound_views import SAMPLE_RATE, Sounds
+from acgd.types import Target
+
+ESC_10 = (
+    "dog,rooster,rain,sea waves,fire crackling,baby crying,clock ticking,sneeze,helicopter,chainsaw"
+)
+
+
+@dataclass
+class Prompt:
+    concept: int  # its place in the judge's labels
+    embed: Tensor  # (D,) by the encoder
+    kind: str
+    group: str  # which line of the summary it counts in
+    seed: int
+
+
+@torch.no_grad()
+def paint(studio: Studio, cfg: dict, prompts: list[Prompt], scale: float, guided: bool) -> Tensor:
+    """Pictures (B, 3, H, W) in [0, 1], each its prompt's only target."""
+    noise = Noise([p.seed for p in prompts])
+    diffusion = studio.model.diffusion(studio.sampler.steps)
+    cond = torch.stack([p.embed for p in prompts]) if guided and scale else None
+    denoiser = studio.model.denoiser(diffusion, cond, scale if guided else 0.0)
+    guide = None
+    if guided:
+        targets = [[Target(p.embed, 1.0, p.kind, "")] for p in prompts]
+        node = {k: v for k, v in cfg["guidance"].items() if k != "cfg"}
+        known = {"encoder": studio.encoder, "targets": targets, "diffusion": diffusion}
+        guide: Guidance = config.build(node, **known, noise=noise)
+    side = studio.model.image_size
+    x = noise.like(torch.empty(len(prompts), 3, side, side))
+    for step in studio.sampler(denoiser, x, noise=noise, guide=guide):
+        x = step.x
+    return sampling.to_bytes(x).float() / 255
+
+
+def batches(prompts: list[Prompt], size: int) -> Iterator[list[Prompt]]:
+    for i in tqdm(range(0, len(prompts), size), leave=False):
+        yield prompts[i : i + size]
+
+
+def interval(values: Tensor) -> str:
+    """Mean and its 95 % interval, normal approximation."""
+    mean, half = float(values.mean()), 1.96 * float(values.std()) / math.sqrt(len(values))
+    return f"{mean:+.3f} ({mean - half:+.3f} to {mean + half:+.3f})"
+
+
+def ranks(similarity: Tensor, concepts: Tensor) -> Tensor:
+    """Place of the right label for each row, 0 is first."""
+    return (similarity > similarity.gather(1, concepts[:, None])).sum(1)
+
+
+def table(title: str, place: Tensor, prompts: list[Prompt], labels: list[str], each: bool) -> dict:
+    """Print and return the share of firsts and of places among five, in all and by group."""
+    n = len(labels)
+    print(f"\n{title}: {len(place)} pictures, chance {1 / n:.1%} first, {5 / n:.1%} among five")
+    out = {}
+    for group in dict.fromkeys(["all", *(p.group for p in prompts)]):
+        own = torch.tensor([group in ("all", p.group) for p in prompts])
+        first, five = (place[own] < 1).float().mean(), (place[own] < 5).float().mean()
+        out[group] = {
+            "first": round(float(first), 3),
+            "five": round(float(five), 3),
+            "n": int(own.sum()),
+        }
+        print(f"  {group:24} {first:6.1%} first  {five:6.1%} among five   ({int(own.sum())})")
+    if each:
+        concept = torch.tensor([p.concept for p in prompts])
+        rows = []
+        for c in concept.unique().tolist():
+            own = place[concept == c]
+            rows.append(
+                (float((own < 1).float().mean()), float((own < 5).float().mean()), labels[c])
+            )
+        out["concepts"] = {name: [round(a, 2), round(b, 2)] for a, b, name in rows}
+        rows.sort(reverse=True)
+        for i in range(0, len(rows), 4):
+            print(
+                "  " + "  ".join(f"{a:4.0%}/{b:4.0%} {name:16}" for a, b, name in rows[i : i + 4])
+            )
+    return out
+
+
+def grid(pixels: Tensor, columns: int, path: Path) -> None:
+    """Pictures (N, 3, H, W) in [0, 1], row by row."""
+    pixels = F.pad(pixels, (1, 1, 1, 1), value=0.8)
+    blank = pixels.new_ones(-len(pixels) % columns, *pixels.shape[1:])
+    rows = torch.cat([pixels, blank]).unflatten(0, (-1, columns))
+    sheet = rows.permute(0, 3, 1, 4, 2).flatten(0, 1).flatten(1, 2)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray((sheet * 255).round().byte().numpy()).save(path)
+    print(f"  pictures: {path}")
+
+
+class Evaluation:
+    def __init__(self, args: argparse.Namespace):
+        with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
+            self.cfg = config.resolve(hydra.compose("config", args.overrides))
+        self.args, self.studio = args, Studio(self.cfg)
+        self.view, self.labels = self.studio.by_judge, self.studio.labels
+        self.result: dict = {"overrides": args.overrides}
+
+    def run(self, name: str, prompts: list[Prompt], scale: float, twin: bool = False) -> None:
+        pictures, twins = [], []
+        for batch in batches(prompts, self.args.batch):
+            pictures.append(paint(self.studio, self.cfg, batch, scale, guided=True))
+            if twin:
+                twins.append(paint(self.studio, self.cfg, batch, 0.0, guided=False))
+        pictures = torch.cat(pictures)
+        concepts = torch.tensor([p.concept for p in prompts])
+        similarity = self.judge(pictures)
+        found = table(
+            f"{name} (cfg {scale:g})", ranks(similarity, concepts), prompts, self.labels, True
+        )
+        if twin:
+            own = similarity.gather(1, concepts[:, None])[:, 0]
+            base = self.judge(torch.cat(twins)).gather(1, concepts[:, None])[:, 0]
+            found["gain"] = interval(own - base)
+            print(f"  judge's similarity: {own.mean():.3f}, unguided twin {base.mean():.3f},"
+                  f" gain {found['gain']}")  # fmt: skip
+        self.result[name] = found
+        grid(pictures, 4 * self.args.seeds, self.args.out / f"{name}.png")
+
+    def judge(self, pictures: Tensor) -> Tensor:
+        """Similarity (N, labels) by the judge, label texts as they are."""
+        return torch.cat([self.view.images(p) for p in pictures.split(64)]) @ self.view.embeds.T
+
+    def names(self) -> list[Prompt]:
+        embeds, n = self.studio.encoder.text(self.labels), self.args.seeds
+        return [
+            Prompt(c, embeds[c], "text", "all", n * c + s)
+            for c in range(len(self.labels)) for s in range(n)
+        ]  # fmt: skip
+
+    def sounds(self) -> list[Prompt]:
+        """Held-out recordings, and clips of the held-out soundfont, as prompts."""
+        sounds = Sounds(self.args.data, self.labels)
+        prompts, taken = [], {}
+        for i in (~sounds.train).nonzero()[:, 0].tolist():
+            row, c = sounds.rows[i], int(sounds.label[i])
+            if row["source"].lower().startswith("esc"):
+                group = "ESC-10, fold 3"
+            else:
+                group = (
+                    "instruments, other font" if row["kind"] == "soundfont" else "other recordings"
+                )
+            taken[group, c] = taken.get((group, c), 0) + 1
+            if taken[group, c] > self.args.clips:
+                continue
+            wave = sounds.clip(i)[: 10 * SAMPLE_RATE]
+            embed = self.studio.encoder.audio(wave[None])[0]
+            prompts += [
+                Prompt(c, embed, "audio", group, 10000 + len(prompts) + s)
+                for s in range(self.args.seeds)
+            ]
+        return sorted(prompts, key=lambda p: (p.group, p.concept))
+
+    def retrieval(self, prompts: list[Prompt]) -> None:
+        once = prompts[:: self.args.seeds]
+        similarity = torch.stack([p.embed for p in once]) @ self.studio.by_encoder.embeds.T
+        place = ranks(similarity, torch.tensor([p.concept for p in once]))
+        self.result["sounds"] = table("sounds to words, encoder", place, once, self.labels, True)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
+    parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="of the config")
+    parser.add_argument("--data", type=Path, help="build_dataset's folder, for the sounds")
+    parser.add_argument("--only", default="text,default,audio,sounds")
+    parser.add_argument("--seeds", type=int, default=4, help="pictures of a prompt")
+    parser.add_argument(
+        "--clips", type=int, default=8, help="sounds of a concept and source, at most"
+    )
+    parser.add_argument("--batch", type=int, default=32)
+    parser.add_argument("--out", type=Path, default=Path("outputs/evaluation"))
+    args = parser.parse_args()
+    evaluation, only = Evaluation(args), args.only.split(",")
+    cfg_scale = evaluation.studio.cfg_scale
+    if "text" in only:
+        evaluation.run("text", evaluation.names(), 0.0, twin=True)
+    if "default" in only:
+        evaluation.run("default", evaluation.names(), cfg_scale, twin="text" not in only)
+    if args.data and {"audio", "sounds"} & set(only):
+        prompts = evaluation.sounds()
+        if "sounds" in only:
+            evaluation.retrieval(prompts)
+        if "audio" in only:
+            evaluation.run("audio", prompts, cfg_scale)
+    args.out.mkdir(parents=True, exist_ok=True)
+    (args.out / "figures.json").write_text(json.dumps(evaluation.result, indent=1))
+
+
+if __name__ == "__main__":
+    main()
