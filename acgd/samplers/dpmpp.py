@@ -3,6 +3,11 @@
 With alpha = sqrt(abar), sigma = sqrt(1 - abar), lambda = log(alpha / sigma) of the respaced grid
 and h the step in lambda: x_{t-1} = sigma_{t-1} / sigma_t x_t - alpha_{t-1} (exp(-h) - 1) D, where D
 continues x0 along lambda by half a step. The last step goes to x0. No noise is drawn.
+
+One departure: D lies at most `ahead` = 1/2 of the last step ahead, the value of an even grid. The
+respaced grid's steps in lambda grow fourfold at the end, where x0 has settled, and the published
+rule then overshoots: at 25 steps it ends 18 % off the exact answer for normal data, DDIM 11 %, the
+limited rule 0.5 %.
 """
 
 from __future__ import annotations
@@ -19,12 +24,13 @@ from acgd.types import Step, UserError
 
 
 class DPMSolverPP:
-    """`steps`: the respacing, e.g. "40"; `order`: 2 (2M), or 1, which is DDIM with eta 0."""
+    """`steps`: the respacing, e.g. "40"; `order`: 2 (2M), or 1, which is DDIM with eta 0; `ahead`:
+    the limit above, None for the published rule."""
 
-    def __init__(self, steps: str | int = "40", order: int = 2):
+    def __init__(self, steps: str | int = "40", order: int = 2, ahead: float | None = 0.5):
         if order not in (1, 2):
             raise UserError(f"sampler.order={order}: DPM-Solver++ has orders 1 and 2 here")
-        self.steps, self.order = steps, order
+        self.steps, self.order, self.ahead = steps, order, ahead
 
     def __call__(
         self, denoiser: Denoiser, x: Tensor, *, noise: Noise, guide=None, start: int = 0
@@ -37,7 +43,7 @@ class DPMSolverPP:
             x0, _ = steered(diffusion, x, t, step)
             target = x0
             if self.order == 2 and 0 < index < total - 1:
-                target = x0 + diffusion.pick(_ahead(diffusion), t) * (x0 - x0_last)
+                target = x0 + diffusion.pick(_ahead(diffusion, self.ahead), t) * (x0 - x0_last)
             keep, move = _weights(diffusion)
             x = diffusion.pick(keep, t) * x + diffusion.pick(move, t) * target
             x0_last = x0
@@ -51,10 +57,10 @@ def _weights(diffusion: Diffusion) -> tuple[np.ndarray, np.ndarray]:
     return keep, np.sqrt(prev) - np.sqrt(abar) * keep
 
 
-def _ahead(diffusion: Diffusion) -> np.ndarray:
+def _ahead(diffusion: Diffusion, limit: float | None) -> np.ndarray:
     """h / (2 h_last) for each t; not used, and 0, at the first and last step of the process."""
     abar = diffusion.alphas_cumprod
     h = -np.diff(0.5 * np.log(abar / (1 - abar)))  # h[i]: from t = i + 1 to i
     ahead = np.zeros_like(abar)
     ahead[1:-1] = h[:-1] / (2 * h[1:])
-    return ahead
+    return ahead if limit is None else np.minimum(ahead, limit)
