@@ -192,7 +192,7 @@ MISLEADING = {
 
 def _columns(rows: list[tuple]) -> dict[str, np.ndarray]:
     names = ("pixels", "style", "emoji", "name", "keywords", "group", "concept")
-    arrays = {name: np.array(column) for name, column in zip(names, zip(*rows), strict=True)}
+    arrays = {name: np.array([row[i] for row in rows]) for i, name in enumerate(names)}
     holdout = np.zeros(len(rows), bool)
     for concept in sorted(set(arrays["concept"]) - {""}):
         where = np.flatnonzero(arrays["concept"] == concept)

