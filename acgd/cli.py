@@ -40,6 +40,8 @@ class Sweep(Callback):
 
 def main() -> None:
     """Entry point of `acgd`, `python -m acgd` and `python run.py`."""
+    # -m may stand anywhere: argparse wants overrides in one piece
+    sys.argv[1:] = sorted(sys.argv[1:], key=lambda a: a not in ("-m", "--multirun"))
     debug = "debug=true" in [argument.lower() for argument in sys.argv[1:]]
     debug = debug or os.environ.get("HYDRA_FULL_ERROR") == "1"
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra hands its errors on: they are told here

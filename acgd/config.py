@@ -78,9 +78,9 @@ def expand(cfg: Any) -> list[Run]:
     """One Run for each sound and seed that the config names, sounds in the outer loop."""
     plain = resolve(cfg)
     check(plain)
-    runs = []
+    numbers, runs = seeds(plain["seed"]), []
     for path in sounds(plain["prompt"]):
-        for seed in seeds(plain["seed"]):
+        for seed in numbers:
             prompt = plain["prompt"] | ({} if path is None else {"path": path})
             runs.append(run({**plain, "seed": seed, "prompt": prompt}))
     return list({r.signature: r for r in runs}.values())

@@ -34,9 +34,7 @@ class PictureModel:
         **architecture: object,
     ):
         path = checkpoints.locate(checkpoint)
-        architecture = {**checkpoints.read_config(path), **architecture}
-        with torch.device("meta"):
-            unet = UNet(**architecture)
+        unet = checkpoints.empty(UNet, path, architecture)
         checkpoints.load_into(unet, checkpoints.load_state(path), path)
         if precision != "float32":
             unet.convert_torso(precision)

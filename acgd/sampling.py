@@ -15,6 +15,7 @@ from tqdm import tqdm
 from acgd import config, snapshot
 from acgd.config import build
 from acgd.diffusion import Diffusion
+from acgd.encoders import preprocess
 from acgd.guidance import Guidance
 from acgd.noise import Noise
 from acgd.prompts import image as pictures
@@ -84,7 +85,7 @@ def beginning(
         path = config.existing_file(str(cfg["init_image"]))
         if path is None:
             raise UserError(f"init_image={cfg['init_image']}: no such picture file")
-        init = pictures.load(path, side)[None].to(studio.device) * 2 - 1
+        init = preprocess.pixels(pictures.load(path), side)[None].to(studio.device) * 2 - 1
         full = init.expand(count, -1, -1, -1)
     start = noise.like(torch.empty(count, 3, side, side, device=studio.device))
     return diffusion.start(start, full, cfg["skip_steps"]), init

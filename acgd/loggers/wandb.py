@@ -21,6 +21,7 @@ from pathlib import Path
 
 from omegaconf import OmegaConf
 
+from acgd.config import one_line
 from acgd.types import UserError
 
 MODES = ("offline", "online")
@@ -43,36 +44,41 @@ class WandB:
 
     def begin(self) -> None:
         """Start the child, so that its imports cost no time of their own."""
-        self.child = subprocess.Popen(
-            [sys.executable, "-m", "acgd.loggers.wandb"],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.PIPE,
-            start_new_session=True,  # a Ctrl-C is the parent's to handle
-            env=environment(),
-        )
+        try:
+            self.child = subprocess.Popen(
+                [sys.executable, "-m", "acgd.loggers.wandb"],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.PIPE,
+                start_new_session=True,  # a Ctrl-C is the parent's to handle
+                env=environment(),
+            )
+        except OSError as error:
+            complain(error)
 
     def mirror(self, folders: Sequence[Path]) -> None:
         """Record these folders; at worst one line on stderr after `timeout` seconds each."""
-        if self.child is None:
-            self.begin()
         child, self.child = self.child, None
+        if child is None:
+            return
         order = self.arguments | {"folders": [str(folder.absolute()) for folder in folders]}
         try:
-            _, errors = child.communicate(
+            _, said = child.communicate(
                 json.dumps(order).encode(), timeout=self.timeout * max(1, len(folders))
             )
-            said = errors.decode(errors="replace").strip().splitlines()
-            problem = said[-1] if child.returncode and said else ""
-        except (subprocess.TimeoutExpired, OSError) as error:
-            problem = f"no answer within {self.timeout:g} s" if child.poll() is None else str(error)
+            lines = said.decode(errors="replace").strip().splitlines() or ["it failed in silence"]
+            if child.returncode:
+                complain(lines[-1])
+        except subprocess.TimeoutExpired:
+            complain("no answer in time")
+        except OSError as error:
+            complain(error)
         finally:
             stop(child)
-        if problem:
-            print(
-                f"acgd: W&B did not record this ({problem}); the folders hold it all",
-                file=sys.stderr,
-            )
+
+
+def complain(problem: object) -> None:
+    print(f"acgd: W&B: {problem}; the runs' folders hold everything", file=sys.stderr)
 
 
 def stop(child: subprocess.Popen) -> None:
@@ -140,14 +146,23 @@ def losses(path: Path) -> list[dict[str, float]]:
 
 def main(arguments: Sequence[str]) -> None:
     """With arguments MODE FOLDER...; without, as the child of a runner that writes to stdin."""
-    import wandb  # noqa: F401  (the seconds of its import pass before the order comes)
+    import wandb  # its seconds pass before the order comes
 
     if arguments:
         order = {"mode": arguments[0], "project": "acgd", "group": None, "folders": arguments[1:]}
     else:
         order = json.loads(sys.stdin.read() or "{}")
-    for folder in order.pop("folders", []):
-        record(Path(folder).absolute(), **order)
+    folders = [Path(folder).absolute() for folder in order.pop("folders", [])]
+    for i, folder in enumerate(folders):
+        try:
+            record(folder, **order)
+        except Exception as error:
+            if order["mode"] == "offline":
+                raise
+            wandb.teardown()  # the id of the run that could not start is free again
+            for rest in folders[i:]:
+                record(rest, **order | {"mode": "offline"})
+            sys.exit(f"recorded offline, for `wandb sync`: {one_line(error)}")
 
 
 if __name__ == "__main__":

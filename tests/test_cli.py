@@ -1,0 +1,97 @@
+"""The command line in real processes."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from conftest import ROOT, command
+
+TORCHLESS = "import sys, acgd.cli as c\ntry: c.main()\nfinally: print('torch' in sys.modules)"
+
+
+def run(*arguments: str, cwd: Path, call: list[str] | None = None, **env: str):
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), **env}
+    return subprocess.run(
+        [*(call or command()), *arguments],
+        cwd=cwd,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=300,
+        stdin=subprocess.DEVNULL,
+    )
+
+
+def test_help_lists_the_groups_without_torch(tmp_path):
+    done = run("--help", cwd=tmp_path, call=[sys.executable, "-c", TORCHLESS])
+    assert done.returncode == 0, done.stderr
+    assert "sampler: ddim, ddpm, dpmpp, plms" in done.stdout
+    assert "acgd prompt=audio prompt.path=bark.wav" in done.stdout
+    assert done.stdout.splitlines()[-1] == "False"
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("mistake", "says"),
+    [
+        ("sampler=nope", "Available options in 'sampler': ddim ddpm dpmpp plms"),
+        ("guidance.clipp=3", "did you mean guidance.clip"),
+        ("seed=-1", "seed=-1: must be a whole number"),
+        ("prompt.path=nowhere.wav", "nowhere.wav: no such sound file"),
+    ],
+)
+def test_a_mistake_is_one_line_before_torch(tmp_path, mistake, says):
+    done = run(mistake, cwd=tmp_path, call=[sys.executable, "-c", TORCHLESS])
+    assert done.returncode == 1
+    assert len(done.stderr.strip().splitlines()) == 1 and done.stderr.startswith("acgd: ")
+    assert says in done.stderr
+    assert done.stdout.splitlines()[-1] == "False"
+
+
+def test_debug_shows_the_traceback(tmp_path):
+    done = run("sampler=nope", "debug=true", cwd=tmp_path)
+    assert done.returncode == 1 and "Traceback" in done.stderr
+
+
+def test_all_three_commands_are_one(tmp_path):
+    calls = [
+        [sys.executable, str(ROOT / "run.py")],
+        [sys.executable, "-m", "acgd"],
+        [sys.executable, "-c", "from acgd.cli import main; main()"],  # what `acgd` holds
+    ]
+    said = {run("--cfg", "job", "seed=3", cwd=tmp_path, call=call).stdout for call in calls}
+    assert len(said) == 1 and "seed: 3" in said.pop()
+
+
+def test_a_sweep_goes_on_after_a_failure_and_says_so(tmp_path, tiny, sounds):
+    (sounds / "broken.wav").write_bytes(b"RIFF")
+    paths = ",".join(str(sounds / name) for name in ("hiss.wav", "broken.wav", "tone.wav"))
+    # -m in the middle: argparse alone would refuse what comes behind it
+    done = run(*tiny, "-m", "logger=none", f"prompt.path={paths}", cwd=tmp_path)
+    assert done.returncode == 1
+    assert "Traceback" not in done.stderr
+    lines = [line for line in done.stderr.splitlines() if line.startswith("acgd: ")]
+    assert "2 of 3 jobs ok" in lines[-1]
+    assert "failed: prompt.path=" in lines[-2] and "broken.wav" in lines[-2]
+    (sweep,) = (tmp_path / "outputs/main/sweeps").iterdir()
+    jobs = [json.loads((sweep / n / "status.json").read_text()) for n in "012"]
+    assert [job["status"] for job in jobs] == ["ok", "failed", "ok"]
+    assert "Traceback" in jobs[1]["traceback"]
+    pictures = list((tmp_path / "outputs/main").glob("*/images/seed0.png"))
+    assert len(pictures) == 2
+    assert {path.name for path in tmp_path.iterdir()} == {"outputs", "sounds"}
+
+
+def test_a_picture_is_told_in_three_lines_and_a_folder(tmp_path, tiny, sounds):
+    done = run(*tiny, "logger=none", f"prompt.path={sounds / 'tone.wav'}", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    heard, picture, judge, folder = done.stdout.splitlines()
+    assert heard.startswith("heard ") and judge.startswith("judge ")
+    assert (tmp_path / picture.split()[1]).is_file()
+    assert (tmp_path / folder.split()[1]).is_dir()
+    assert "clip=" in done.stderr  # the progress bar, with the losses

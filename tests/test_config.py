@@ -1,0 +1,196 @@
+"""What a config means: runs, names, and every yaml in conf/ by itself."""
+
+from __future__ import annotations
+
+import shutil
+
+import pytest
+from conftest import ROOT, compose
+
+from acgd import config
+from acgd.config import build, expand, signature
+from acgd.types import UserError
+
+YAMLS = sorted(path.relative_to(ROOT / "conf") for path in (ROOT / "conf").glob("*/**/*.yaml"))
+
+
+def sign(*overrides: str) -> str:
+    return signature(expand(compose(*overrides))[0].cfg)
+
+
+@pytest.fixture
+def tone(sounds) -> str:
+    return f"prompt.path={sounds / 'tone.wav'}"
+
+
+def test_equal_numbers_give_one_signature(tone):
+    same = {sign(tone, f"guidance.clip={n}") for n in ("500", "500.0", "5e2")}
+    assert len(same) == 1
+    assert sign(tone, "sampler.steps=20") == sign(tone, "sampler.steps='20'")
+    assert sign(tone, "guidance.clip=501") not in same
+
+
+@pytest.mark.parametrize(
+    "beside", ["device=cpu", "precision=bf16", "logger=none", "batch_size=2", "name=x", "outputs=x"]
+)
+def test_what_does_not_change_the_picture_does_not_change_its_name(tone, beside):
+    assert sign(tone, beside) == sign(tone)
+
+
+@pytest.mark.parametrize("change", ["seed=1", "sampler=ddpm", "prompt.offset=0.1", "twin=true"])
+def test_what_changes_the_picture_changes_its_name(tone, change):
+    assert sign(tone, change) != sign(tone)
+
+
+def test_sounds_count_by_content(sounds, tmp_path):
+    path = shutil.copy(sounds / "tone.wav", tmp_path / "other name.wav")
+    before = sign(f"prompt.path='{path}'")
+    assert before == sign(f"prompt.path={sounds / 'tone.wav'}")
+    with open(path, "r+b") as file:
+        file.seek(5000)
+        file.write(b"\x12\x34")
+    assert sign(f"prompt.path='{path}'") != before
+
+
+def test_a_text_that_looks_like_a_number_or_a_file_stays_a_text(tmp_path, monkeypatch):
+    (tmp_path / "a.txt").write_text("content")
+    monkeypatch.chdir(tmp_path)
+    before = sign("prompt=text", "prompt.text=a.txt")
+    (tmp_path / "a.txt").write_text("other")
+    assert sign("prompt=text", "prompt.text=a.txt") == before
+    assert sign("prompt=text", "prompt.text='1e3'") != sign("prompt=text", "prompt.text='1000'")
+
+
+def test_large_files_are_told_apart_by_size_and_ends(tmp_path, monkeypatch):
+    monkeypatch.setattr(config, "WHOLE_FILE", 64)
+    path = tmp_path / "weights.pt"
+    seen = set()
+    for content in (bytes(200), bytes(201), b"x" + bytes(199), bytes(199) + b"x"):
+        path.write_bytes(content)
+        seen.add(config.fingerprint(path))
+    assert len(seen) == 4
+
+
+def test_a_run_for_each_sound_and_seed(sounds):
+    runs = expand(compose(f"prompt.path={sounds}", "seed=[3,4]"))
+    assert [(run.label, run.seed) for run in runs] == [
+        ("hiss", 3),
+        ("hiss", 4),
+        ("tone", 3),
+        ("tone", 4),
+    ]
+    assert len({run.folder for run in runs}) == 4
+    assert all(run.signature in run.folder.name for run in runs)
+    assert runs[0].cfg["prompt"]["path"] == str(sounds / "hiss.wav")
+
+
+def test_twice_the_same_is_once(sounds):
+    tone = sounds / "tone.wav"
+    assert len(expand(compose(f"prompt.path=[{tone},{tone}]", "seed=[1,1]"))) == 1
+
+
+@pytest.mark.parametrize(
+    ("override", "says"),
+    [
+        ("seed=-1", "seed=-1"),
+        ("seed=1.5", "seed=1.5"),
+        ("seed=[]", "at least one seed"),
+        ("batch_size=0", "batch_size=0"),
+        ("picture=last", "choose from sample, x0"),
+        ("precision=fp8", "choose from auto"),
+        ("preview_every=often", "whole number"),
+        ("prompt=image", "prompt.image has no value"),
+        ("prompt.path=nowhere.wav", "nowhere.wav"),
+    ],
+)
+def test_mistakes_are_named(override, says, tone):
+    with pytest.raises(UserError) as error:
+        expand(compose(override, *([] if override.startswith("prompt") else [tone])))
+    assert says in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_build_hands_objects_over_untouched():
+    value = object()
+    made = build({"_target_": "builtins.dict", "a": [1]}, b=value)
+    assert made == {"a": [1], "b": value} and type(made["a"]) is list
+
+
+def test_build_names_an_unknown_argument():
+    with pytest.raises(UserError, match=r"DDIM.*'wrong'"):
+        build({"_target_": "acgd.samplers.ddim.DDIM", "wrong": 1})
+
+
+PUBLISHED = {
+    ("model", "openai_256"): 552_814_086,
+    ("model", "openai_512"): 557_973_638,
+}
+
+
+@pytest.mark.parametrize("path", YAMLS, ids=str)
+def test_every_yaml_builds_by_itself(path, weights, sounds, tmp_path, monkeypatch):
+    monkeypatch.setenv("ACGD_CACHE", str(tmp_path / "empty"))
+    *group, name = path.with_suffix("").parts
+    if group == ["experiment"]:
+        return  # they are whole configs: see the next test
+    chosen = f"{'/'.join(group)}={name}"
+    given = ["prompt.image=[]"] if chosen == "prompt=image" else []
+    cfg = compose(
+        chosen, f"prompt.path={sounds}/tone.wav" if group != ["prompt"] else chosen, *given
+    )
+    node = config.resolve(cfg)[group[0]]
+    if node["_target_"] is None:
+        assert chosen == "judge=none"
+    elif group[0] in ("model", "encoder", "judge"):
+        builds_with_weights_or_says_where_they_go(group[0], name, node, weights)
+    elif group[0] == "prompt":
+        builds_prompt(name, node, sounds, tmp_path)
+    elif group[0] == "guidance":
+        pieces = build(node["schedule"])
+        assert 0 <= pieces(0.5) <= 1
+    elif group[0] == "describer":
+        encoder = build({**compose().encoder, "checkpoint": str(weights / "encoder.safetensors")})
+        assert callable(build(node, encoder=encoder))
+    else:
+        assert build(node) is not None
+
+
+def builds_with_weights_or_says_where_they_go(group, name, node, weights):
+    import torch
+
+    from acgd.models.unet import UNet
+
+    if name == "tiny":
+        kind = {"model": "unet"}.get(group, group)
+        assert build({**node, "checkpoint": str(weights / f"{kind}.safetensors")}) is not None
+        return
+    with pytest.raises(UserError, match=r"are not here: put the file at .*empty"):
+        build(node)
+    if group == "model":
+        known = ("_target_", "checkpoint", "schedule", "predicts")
+        with torch.device("meta"):
+            unet = UNet(**{k: v for k, v in node.items() if k not in known})
+        count = sum(p.numel() for p in unet.parameters())
+        assert count == PUBLISHED.get((group, name), count)
+
+
+def builds_prompt(name, node, sounds, tmp_path):
+    from PIL import Image
+
+    Image.new("RGB", (9, 7), "red").save(tmp_path / "red.png")
+    changes = {"path": str(sounds / "tone.wav"), "image": str(tmp_path / "red.png")}
+    source = build({key: changes.get(key, value) for key, value in node.items()})
+    source.check()
+    assert (source.wave(16000) is None) == (name in ("text", "image"))
+
+
+@pytest.mark.parametrize("choice", ["notebook", "published", "[notebook,published]"])
+def test_experiments_name_options_that_exist(choice, tone):
+    plain, cfg = config.resolve(compose(tone)), compose(f"experiment={choice}", tone)
+    resolved = config.resolve(cfg)
+    assert set(resolved) == set(plain)
+    assert set(resolved["guidance"]) == set(plain["guidance"])
+    for group in ("prompt", "describer"):
+        chosen = cfg[group]._target_.rsplit(".", 2)[1]
+        assert set(resolved[group]) == set(compose(f"{group}={chosen}", tone)[group])
+    assert resolved["encoder"]["input_range"] == ("unit" if "notebook" in choice else "int16")

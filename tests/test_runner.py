@@ -1,0 +1,231 @@
+"""Whole runs on small real models with random weights."""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from conftest import compose
+from PIL import Image
+
+from acgd import config, metrics, runner, sampling
+from acgd.loggers import disk
+from acgd.types import Target, UserError
+
+
+@pytest.fixture
+def render(tiny, sounds, tmp_path):
+    """render(*overrides) -> the runs; in tmp_path/outputs and of tone.wav unless told otherwise."""
+
+    def go(*overrides: str) -> list[config.Run]:
+        base = [f"prompt.path={sounds / 'tone.wav'}", f"outputs={tmp_path / 'outputs'}"]
+        models = [one for one in tiny if "judge=none" not in overrides or "judge." not in one]
+        runs = config.expand(compose(*models, "logger=none", *base, *overrides))
+        runner.render(runs)
+        return runs
+
+    return go
+
+
+def pixels(run: config.Run, suffix: str = "-native") -> np.ndarray:
+    path = run.folder / "images" / f"seed{run.seed}{suffix}.png"
+    return np.asarray(Image.open(path)).astype(int)
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    """Everything in a run's folder that may not differ from one time to the next."""
+    aside = {"status.json", "log.txt", "config.yaml"}  # times, and where outputs go
+    files = [path for path in folder.rglob("*") if path.is_file() and path.name not in aside]
+    return {str(path.relative_to(folder)): path.read_bytes() for path in files}
+
+
+def test_a_finished_folder_is_whole(render):
+    (run,) = render()
+    names = {str(p.relative_to(run.folder)) for p in run.folder.rglob("*") if p.is_file()}
+    assert names == {
+        "config.yaml",
+        "targets.json",
+        "metrics.json",
+        "losses.csv",
+        "status.json",
+        "log.txt",
+        "images/seed0.png",
+        "images/seed0-native.png",
+        "previews/step_0002.png",
+        "previews/step_0004.png",
+    }
+    assert disk.status(run.folder) == "ok"
+    rows = list(csv.DictReader((run.folder / "losses.csv").open()))
+    assert [row["step"] for row in rows] == ["1", "2", "3", "4"]
+    assert float(rows[0]["clip"]) > 0
+    scores = json.loads((run.folder / "metrics.json").read_text())
+    assert scores["picture"]["judge"]["image_audio"] != scores["picture"]["encoder"]["image_audio"]
+    assert 1 <= scores["picture"]["judge"]["rank"] <= scores["picture"]["judge"]["of"]
+    assert Image.open(run.folder / "images/seed0.png").size == (256, 256)
+
+
+def test_pictures_carry_their_config(render):
+    (run,) = render("seed=5")
+    info = Image.open(run.folder / "images/seed5.png").info
+    assert info["signature"] == run.signature and info["seed"] == "5"
+    assert json.loads(info["config"])["guidance"]["clip"] == run.cfg["guidance"]["clip"]
+
+
+def test_the_same_bytes_twice(render, tmp_path):
+    first, second = (
+        contents(render("sampler=ddpm", "sampler.steps=4", f"outputs={tmp_path / name}")[0].folder)
+        for name in ("a", "b")
+    )
+    assert first == second
+
+
+def test_a_sample_alone_is_the_sample_among_others(render, sounds, tmp_path):
+    # Cutouts and noise come from each sample's own generators; convolutions may sum in another
+    # order, which was seen to move float pixels by 1e-5: at most one of 256 levels.
+    together = render(f"prompt.path={sounds}", "seed=[0,1]", "batch_size=4")
+    for run in together:
+        path = run.cfg["prompt"]["path"]
+        (alone,) = render(f"prompt.path={path}", f"seed={run.seed}", f"outputs={tmp_path / 'one'}")
+        assert alone.signature == run.signature
+        assert abs(pixels(alone) - pixels(run)).max() <= 1
+    assert abs(pixels(together[0]) - pixels(together[1])).max() > 1
+    assert abs(pixels(together[0]) - pixels(together[2])).max() > 1
+
+
+def test_guidance_reaches_the_picture(render):
+    (plain,), (guided,) = render("guidance.clip=0"), render("guidance.clip=3000")
+    assert abs(pixels(plain) - pixels(guided)).max() > 1
+
+
+def test_the_condition_reaches_the_picture(render):
+    (plain,), (conditional,) = render("guidance.cfg=0"), render("guidance.cfg=3")
+    assert abs(pixels(plain) - pixels(conditional)).max() > 1
+
+
+def test_a_finished_run_is_left_alone_unless_forced(render, capsys):
+    (run,) = render()
+    picture = run.folder / "images/seed0.png"
+    made = picture.stat().st_mtime_ns
+    render()
+    assert picture.stat().st_mtime_ns == made
+    assert "made before" in capsys.readouterr().err
+    render("force=true")
+    assert picture.stat().st_mtime_ns > made
+
+
+@pytest.mark.parametrize("sampler", ["ddim", "ddpm", "dpmpp"])
+def test_an_interrupted_run_goes_on_to_the_same_picture(render, monkeypatch, tmp_path, sampler):
+    chosen = [f"sampler={sampler}", "sampler.steps=5", "seed=[0,1]"]
+    whole = render(*chosen, f"outputs={tmp_path / 'whole'}")
+    keep, seen = sampling.keep, []
+
+    def stop_at_third(batch, step, count, *rest):
+        seen.append(count)
+        if count == 3 and len(seen) == 3:
+            raise KeyboardInterrupt
+        keep(batch, step, count, *rest)
+
+    monkeypatch.setattr(sampling, "keep", stop_at_third)
+    with pytest.raises(KeyboardInterrupt):
+        render(*chosen)
+    folder = tmp_path / "outputs" / "main"
+    assert [disk.status(path) for path in folder.iterdir()] == ["interrupted"] * 2
+    runs = render(*chosen)
+    # a multistep sampler remembers more than x: it starts anew
+    assert seen[3:] == ([1, 2, 3, 4, 5] if sampler == "dpmpp" else [3, 4, 5])
+    for run, expected in zip(runs, whole, strict=True):
+        assert contents(run.folder) == contents(expected.folder)
+
+
+def test_one_broken_sound_does_not_stop_the_others(render, sounds, tmp_path, capsys):
+    (sounds / "broken.wav").write_bytes(b"RIFF")
+    with pytest.raises(UserError, match="1 of 3 pictures failed"):
+        render(f"prompt.path={sounds}")
+    assert "broken" in capsys.readouterr().err
+    found = {path.name.split("-")[0]: path for path in (tmp_path / "outputs/main").iterdir()}
+    assert {name: disk.status(path) for name, path in found.items()} == {
+        "broken": "failed",
+        "hiss": "ok",
+        "tone": "ok",
+    }
+    assert "Traceback" in json.loads((found["broken"] / "status.json").read_text())["traceback"]
+
+
+def test_a_twin_is_the_same_seed_without_guidance(render):
+    (weak,), (strong,) = (render("twin=true", f"guidance.clip={n}") for n in (500, 5000))
+    assert (pixels(weak, "-twin-native") == pixels(strong, "-twin-native")).all()
+    assert abs(pixels(weak) - pixels(weak, "-twin-native")).max() > 1
+    scores = json.loads((weak.folder / "metrics.json").read_text())
+    assert scores["twin"]["judge"]["concept"] == scores["picture"]["judge"]["concept"]
+
+
+def test_an_init_image_is_where_it_starts(render, tmp_path):
+    Image.new("RGB", (40, 30), (250, 10, 10)).save(tmp_path / "red.png")
+    red = [f"init_image={tmp_path / 'red.png'}", "guidance.clip=0", "sampler.steps=10"]
+    (late,), (early,) = render(*red, "skip_steps=9"), render(*red, "skip_steps=1")
+    target = np.array([250, 10, 10])
+    assert abs(pixels(late) - target).mean() < abs(pixels(early) - target).mean()
+    assert len((late.folder / "losses.csv").read_text().splitlines()) == 2
+
+
+def test_words_join_the_sound(render):
+    (run,) = render("describer=keywords", "describer.lists=[colours]", "describer.top_k=2")
+    targets = json.loads((run.folder / "targets.json").read_text())["targets"]
+    assert [target["kind"] for target in targets] == ["audio", "text", "text"]
+    assert sum(target["weight"] for target in targets) == pytest.approx(1)
+
+
+def test_a_mixed_prompt_without_a_judge(render):
+    (run,) = render("judge=none", "prompt=mixed", "prompt.text=snow")
+    assert "judge" not in json.loads((run.folder / "metrics.json").read_text())["picture"]
+
+
+def test_the_notebooks_options_run(render):
+    (run,) = render("experiment=notebook", "sampler.steps=3")
+    assert disk.status(run.folder) == "ok"
+    assert "tv" in (run.folder / "losses.csv").read_text()
+
+
+class Compass:
+    """A model of two dimensions whose labels and pictures are directions."""
+
+    image_size, dim, scale_it, scale_at = 4, 2, 10.0, 10.0
+    directions = {"north": (0.0, 1.0), "east": (1.0, 0.0), "south": (0.0, -1.0)}  # noqa: RUF012
+
+    def text(self, texts):
+        return torch.tensor([self.directions[text] for text in texts])
+
+
+def test_scores_by_hand():
+    view = metrics.Viewer(Compass(), ["north", "east"])
+    image = torch.tensor([0.6, 0.8])
+    targets = [
+        Target(torch.tensor([0.0, 1.0]), 3.0, "text", "north"),
+        Target(torch.tensor([1.0, 0.0]), -1.0, "audio", "wind"),
+    ]
+    score = view.score(image, targets, "east")
+    assert score["image_text"] == pytest.approx(0.8)
+    assert score["image_audio"] == pytest.approx(-0.6)
+    assert score["similarity"] == pytest.approx((3 * 0.8 - 0.6) / 4)
+    assert (score["rank"], score["of"]) == (2, 2)
+    assert [name for name, _ in score["names"]] == ["north", "east"]
+    assert view.rank(image, "south") == {"concept": "south", "rank": 3, "of": 3}
+    assert metrics.concept_of(None, targets[:1], view) == "north"
+    assert metrics.concept_of("south", targets, view) == "south"
+
+
+def test_files_are_whole_or_not_there(tmp_path, monkeypatch):
+    disk.write(tmp_path / "a.txt", "old")
+
+    def full(*_):
+        raise OSError("no space left")
+
+    monkeypatch.setattr("os.replace", full)
+    with pytest.raises(OSError):
+        disk.write(tmp_path / "a.txt", "new")
+    assert [path.name for path in tmp_path.iterdir()] == ["a.txt"]
+    assert (tmp_path / "a.txt").read_text() == "old"
