@@ -84,6 +84,7 @@ class Font:
     def play(self, bank: int, program: int, notes: list[Note], seconds: float) -> np.ndarray:
         """(T,) float32: the notes played on one preset, cut at `seconds`."""
         self.synth.sounds_off()
+        self._generate(RATE // 4)  # what the last clip left fades out unheard
         self.synth.program_select(0, self.id, bank, program, bank == 128)
         events = [(start, True, key, vel) for start, _, key, vel in notes]
         events += [(start + length, False, key, 0) for start, length, key, _ in notes]
