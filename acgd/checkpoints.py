@@ -8,6 +8,7 @@ Everything that can be wrong with them ends in a UserError of one line.
 
 from __future__ import annotations
 
+import inspect
 import json
 import os
 import pickle
@@ -19,6 +20,7 @@ from pathlib import Path
 import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from acgd.types import UserError
 
@@ -110,13 +112,54 @@ def read_config(path: str | Path) -> dict:
         ) from None
 
 
+class Unfilled(TorchFunctionMode):
+    """Modules made under it draw no random weights: their memory stays untouched until loaded.
+
+    The meta device would do the same, but a single sum on it imports torch's compiler (1.5 s).
+    """
+
+    DRAWS = (
+        nn.init.normal_,
+        nn.init.uniform_,
+        nn.init.kaiming_uniform_,
+        torch.Tensor.normal_,
+        torch.Tensor.uniform_,
+    )
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        kwargs = kwargs or {}
+        if func in self.DRAWS:
+            return args[0] if args else kwargs["tensor"]
+        return func(*args, **kwargs)
+
+
+def empty(make: type[nn.Module], path: str | Path, given: dict) -> nn.Module:
+    """A module without weights, for a file's tensors to be loaded into with assign=True.
+
+    Its architecture is the one that the file carries, with what is `given` going before it; a
+    UserError says when that is another kind of model's.
+    """
+    carried = read_config(path)
+    known = inspect.signature(make).parameters
+    if strange := [key for key in carried if key not in known]:
+        raise UserError(
+            f"{path}: these are another model's weights: {make.__name__} has no {listed(strange)}"
+        )
+    with Unfilled():
+        return make(**{**carried, **given})
+
+
 def load_into(
-    module: nn.Module, state: dict[str, Tensor], source: str | Path, ignore: Sequence[str] = ()
+    module: nn.Module,
+    state: dict[str, Tensor],
+    source: str | Path,
+    ignore: Sequence[str] = (),
+    assign: bool = False,
 ) -> nn.Module:
     """Load strictly, converting to the module's dtypes; a UserError names what does not fit.
 
-    Keys that fit a pattern of `ignore` may be missing or be too many. A module built on the meta
-    device takes the file's tensors as its own (and may miss none).
+    Keys that fit a pattern of `ignore` may be missing or be too many. With `assign`, and
+    always on the meta device, the module takes the file's tensors as its own.
     """
     own = module.state_dict()
     kept = lambda key: not any(fnmatchcase(key, pattern) for pattern in ignore)  # noqa: E731
@@ -137,8 +180,8 @@ def load_into(
             + (f"; the file looks like {guess}" if guess else "")
         )
     fitting = {k: state[k].to(own[k].dtype) for k in own if k in state}
-    meta = any(t.is_meta for t in own.values())
-    module.load_state_dict(fitting, strict=False, assign=meta)
+    assign = assign or any(t.is_meta for t in own.values())
+    module.load_state_dict(fitting, strict=False, assign=assign)
     return module
 
 

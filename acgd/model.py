@@ -35,7 +35,7 @@ class PictureModel:
     ):
         path = checkpoints.locate(checkpoint)
         unet = checkpoints.empty(UNet, path, architecture)
-        checkpoints.load_into(unet, checkpoints.load_state(path), path)
+        checkpoints.load_into(unet, checkpoints.load_state(path), path, assign=True)
         if precision != "float32":
             unet.convert_torso(precision)
         unet = unet.eval().requires_grad_(False).to(device, memory_format=torch.channels_last)

@@ -38,10 +38,8 @@ class CLIPEncoder:
         **architecture: object,
     ) -> None:
         path = checkpoints.locate(checkpoint)
-        architecture = {**checkpoints.read_config(path), **architecture}
-        with torch.device("meta"):
-            model = self.model_class(**architecture)
-        checkpoints.load_into(model, checkpoints.load_state(path), path)
+        model = checkpoints.empty(self.model_class, path, architecture)
+        checkpoints.load_into(model, checkpoints.load_state(path), path, assign=True)
         self.device, self.truncate = torch.device(device), truncate
         dtype = precision_dtype(precision, self.device)
         model = halve_(model, dtype) if dtype != torch.float32 else model
