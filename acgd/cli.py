@@ -17,6 +17,8 @@ from typing import Any
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import HydraException
 from hydra.experimental.callback import Callback
 from hydra.types import RunMode
 from omegaconf import DictConfig
@@ -42,6 +44,7 @@ def main() -> None:
     """Entry point of `acgd`, `python -m acgd` and `python run.py`."""
     # -m may stand anywhere: argparse wants overrides in one piece
     sys.argv[1:] = sorted(sys.argv[1:], key=lambda a: a not in ("-m", "--multirun"))
+    sys.argv[1:] = [quoted(argument) for argument in sys.argv[1:]]
     debug = "debug=true" in [argument.lower() for argument in sys.argv[1:]]
     debug = debug or os.environ.get("HYDRA_FULL_ERROR") == "1"
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra hands its errors on: they are told here
@@ -58,6 +61,21 @@ def main() -> None:
             say(explain(error))
         code = 1
     sys.exit(max(code, report_sweep()))
+
+
+def quoted(argument: str) -> str:
+    """KEY=VALUE with its value in quotes where Hydra's grammar has no letters for it.
+
+    That is so for emoji, accents, apostrophes and brackets. Lists and sweeps stay as they are.
+    """
+    key, equals, value = argument.partition("=")
+    if not equals or key.startswith("-") or value[:1] in "[{'\"" or "," in value:
+        return argument
+    try:
+        OverridesParser.create().parse_override(argument)
+    except HydraException:
+        return key + "='" + value.replace("'", r"\'") + "'"
+    return argument
 
 
 def start() -> None:

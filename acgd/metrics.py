@@ -7,6 +7,7 @@ answers mean anything about the picture.
 from __future__ import annotations
 
 import csv
+import re
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
@@ -96,7 +97,11 @@ def concept_of(asked: str | None, targets: Sequence[Target], viewer: Viewer | No
     sounds = [target for target in targets if target.kind == "audio" and target.weight > 0]
     if sounds and viewer is not None:
         return viewer.heard(sounds, most=1)[0][0]
-    return max(texts, key=lambda target: target.weight).label if texts else None
+    if not texts:
+        return None
+    text = max(texts, key=lambda target: target.weight).label
+    plain = re.sub(r"^(an?|the) ", "", text.lower())
+    return plain if viewer is not None and plain in viewer.labels else text
 
 
 def read_labels(name: str) -> list[str]:

@@ -81,7 +81,9 @@ def paint(batch: list[Sample], studio: Studio, cfg: dict) -> None:
 
     for sample in batch:
         sample.record.start()
-        sample.record.log(f"{studio.device}, {studio.precision}, {len(batch)} in the batch")
+        sample.record.log(
+            f"{studio.device}, {studio.precision}, cfg {studio.cfg_scale:g}, batch of {len(batch)}"
+        )
         listen(sample, studio)
     pixels = to_bytes(draw(batch, studio, cfg))
     twins = to_bytes(draw(batch, studio, cfg, twin=True)) if cfg["twin"] else None

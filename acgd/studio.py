@@ -26,6 +26,8 @@ class Studio:
     def __init__(self, cfg: dict):
         self.device = pick_device(cfg["device"])
         self.precision = pick_precision(cfg["precision"], self.device)
+        if self.device.startswith("cuda"):
+            torch.backends.cudnn.deterministic = True  # the same bytes twice
         where = {"device": self.device, "precision": self.precision}
         self.model: PictureModel = once("model", cfg["model"], **where)
         self.encoder = once("encoder", cfg["encoder"], **where)

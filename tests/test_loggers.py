@@ -77,5 +77,5 @@ def test_nothing_to_mirror_ends_the_child():
 
 
 def test_an_unknown_mode_is_refused():
-    with pytest.raises(UserError, match="logger.mode=sometimes"):
+    with pytest.raises(UserError, match=r"logger\.mode=sometimes"):
         build({"_target_": "acgd.loggers.wandb.WandB", "mode": "sometimes"})

@@ -216,6 +216,8 @@ def test_scores_by_hand():
     assert view.rank(image, "south") == {"concept": "south", "rank": 3, "of": 3}
     assert metrics.concept_of(None, targets[:1], view) == "north"
     assert metrics.concept_of("south", targets, view) == "south"
+    a_text = [Target(torch.zeros(2), 1.0, "text", "The north")]
+    assert metrics.concept_of(None, a_text, view) == "north"
 
 
 def test_files_are_whole_or_not_there(tmp_path, monkeypatch):
