@@ -161,6 +161,11 @@ def explain(error: BaseException) -> str:
         return str(error)
     line = config.one_line(error)
     if type(error).__module__.startswith(("hydra", "omegaconf")):
+        if "override_grammar" in line:
+            what = line.split(" ^ ")[0].removeprefix("LexerNoViableAltException: ")
+            return (
+                f"{what}: Hydra cannot read this; give the value quotes of its own: KEY='\"...\"'"
+            )
         return line + suggestion(line)
     if isinstance(error, OSError):
         return f"{error.filename}: {error.strerror}" if error.filename else line
