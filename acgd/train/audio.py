@@ -59,7 +59,7 @@ def measure(model: AudioCLIP, sounds: Sounds, texts: Tensor) -> dict[str, float]
     hits: dict[str, list[tuple[float, float]]] = {}
     for i in (~sounds.train).nonzero()[:, 0].tolist():
         source = sounds.rows[i]["source"]
-        if len(hits.get(source, [])) >= 100:
+        if len(hits.get(source, [])) >= 80:
             continue
         wave = sounds.clip(i)[: 22050 * 10]
         similarity = F.normalize(model.encode_audio(wave[None]), dim=-1)[0] @ texts.T
@@ -93,7 +93,7 @@ def main() -> None:
     model = AudioCLIP(**ARCHITECTURES[args.role]).eval()
     load_towers(model, args.towers)
     model.requires_grad_(False)
-    head = model.audio.requires_grad_(True)
+    head = model.audio.requires_grad_(True).to(memory_format=torch.channels_last)
     # the front end stays at the short-time Fourier transform that it starts as: its filters are
     # then computed once, and Adam would push m below 0, where the window has no meaning
     head.fbsp.requires_grad_(False)
@@ -125,7 +125,7 @@ def main() -> None:
             wave = (1 - share) * wave + share * wave[order]
             target = (1 - share) * target + share * target[order]
         with torch.no_grad():
-            picture = mask(head.picture(wave), rng)
+            picture = mask(head.picture(wave), rng).to(memory_format=torch.channels_last)
         audio = F.normalize(head.fc(head.reduce(head.features(picture))), dim=-1)
         to_text = F.log_softmax(scale.exp().clamp(max=50) * audio @ texts.T, dim=1)
         seen = torch.randint(len(pictures), (192,), generator=rng)
@@ -145,12 +145,11 @@ def main() -> None:
         running = loss.item() if running is None else 0.98 * running + 0.02 * loss.item()
         done = left <= 0
         if done or time.time() - saved > 240:
-            saved = time.time()
             temporary = state_file.with_suffix(".tmp")
             torch.save({"audio": head.state_dict(), "opt": opt.state_dict(), "step": step,
                         "rng": rng.get_state(), "scale": scale.detach()}, temporary)  # fmt: skip
             os.replace(temporary, state_file)
-            pace = round((step - first) * args.batch / (saved - start), 1)
+            pace = round((step - first) * args.batch / (time.time() - start), 1)
             line = {
                 "step": step,
                 "clips": step * args.batch,
@@ -158,6 +157,7 @@ def main() -> None:
                 "per_s": pace,
             }
             print(json.dumps({**line, **measure(model, sounds, texts)}), flush=True)
+            saved = time.time()
         if done:
             return
 

@@ -22,6 +22,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from acgd.checkpoints import load_state
 from acgd.diffusion import Denoiser, Diffusion
 from acgd.models.unet import UNet
 from acgd.noise import Noise
@@ -131,7 +132,7 @@ def loss(unet: UNet, abar: Tensor, x0: Tensor, cond: Tensor | None, rng: torch.G
 
 @torch.no_grad()
 def preview(unet: UNet, cond: Tensor | None, path: Path, n: int = 24) -> None:
-    """A picture of n samples, the second half with condition if there is one."""
+    """A picture of n samples without condition and, if there is one, n with."""
     from PIL import Image
 
     unet.eval()
@@ -154,86 +155,113 @@ def preview(unet: UNet, cond: Tensor | None, path: Path, n: int = 24) -> None:
     unet.train()
 
 
-def save(path: Path, state: dict) -> None:
-    temporary = path.with_suffix(".tmp")
-    torch.save(state, temporary)
-    os.replace(temporary, path)
+class Training:
+    """The network, its average and its optimiser, step by step; exact when taken up again."""
+
+    def __init__(self, args: argparse.Namespace):
+        self.args, self.step, self.running = args, 0, None
+        args.out.mkdir(parents=True, exist_ok=True)
+        torch.manual_seed(args.seed)
+        self.rng = torch.Generator().manual_seed(args.seed)
+        self.unet = UNet(**ARCHITECTURE).to(memory_format=torch.channels_last)
+        torch.nn.init.zeros_(self.unet.cond_emb.weight)
+        self.ema = UNet(**ARCHITECTURE).to(memory_format=torch.channels_last)
+        self.ema.requires_grad_(False).load_state_dict(self.unet.state_dict())
+        self.opt = torch.optim.AdamW(
+            self.unet.parameters(), args.lr, betas=(0.9, 0.99), weight_decay=0.01, fused=True
+        )
+        self.abar = torch.from_numpy(Diffusion("cosine", learn_sigma=False).alphas_cumprod).float()
+        self.pictures, self.conditions = Pictures(args.data, args.share), None
+        if (args.out / "state.pt").exists():
+            self.load()
+        elif args.init:
+            tensors = {k: v.float() for k, v in load_state(args.init).items()}
+            self.unet.load_state_dict(tensors)
+            self.ema.load_state_dict(tensors)
+        self.first, self.start = self.step, time.time()
+
+    def parts(self) -> dict[str, torch.nn.Module | torch.optim.Optimizer]:
+        return {"unet": self.unet, "ema": self.ema, "opt": self.opt}
+
+    def load(self) -> None:
+        state = torch.load(self.args.out / "state.pt", weights_only=True)
+        for name, part in self.parts().items():
+            part.load_state_dict(state[name])
+        self.rng.set_state(state["rng"])
+        self.step, self.running = state["step"], state["loss"]
+
+    def save(self) -> None:
+        """State, a line of the log and a preview."""
+        state = {name: part.state_dict() for name, part in self.parts().items()}
+        state |= {"step": self.step, "rng": self.rng.get_state(), "loss": self.running}
+        temporary = self.args.out / "state.tmp"
+        torch.save(state, temporary)
+        os.replace(temporary, self.args.out / "state.pt")
+        images = self.step * self.args.batch
+        pace = (self.step - self.first) * self.args.batch / (time.time() - self.start)
+        line = {"step": self.step, "images": images, "loss": round(self.running, 5)}
+        with open(self.args.out / "log.jsonl", "a") as f:
+            f.write(json.dumps({**line, "per_s": round(pace, 1)}) + "\n")
+
+    def lr(self) -> float:
+        """Warm-up over 300 steps; to nothing over the last `cooldown` of `steps`."""
+        left = (self.args.steps - self.step) / max(1, self.args.cooldown)
+        return self.args.lr * min(1.0, (self.step + 1) / 300, left)
+
+    def advance(self) -> None:
+        if self.conditions is None and self.args.cond and self.args.cond.exists():
+            self.conditions = Conditions(self.args.cond)
+            print(f"step {self.step}: conditions from {self.args.cond}", flush=True)
+        index, x0 = self.pictures.draw(self.args.batch, self.rng)
+        cond = self.conditions.draw(index, self.rng) if self.conditions else None
+        for group in self.opt.param_groups:
+            group["lr"] = self.lr()
+        value = loss(self.unet, self.abar, x0, cond, self.rng)
+        self.opt.zero_grad(set_to_none=True)
+        value.backward()
+        torch.nn.utils.clip_grad_norm_(self.unet.parameters(), 1.0)
+        self.opt.step()
+        self.step += 1
+        if self.step % 4 == 0:  # every fourth step at the fourth power: the same, for less
+            decay = min(0.999, self.step / (self.step + 100)) ** 4
+            torch._foreach_lerp_(
+                list(self.ema.parameters()), list(self.unet.parameters()), 1 - decay
+            )
+        last = self.running if self.running is not None else value.item()
+        self.running = 0.99 * last + 0.01 * value.item()
+
+    def preview(self) -> None:
+        cond = None
+        if self.conditions:
+            rng = torch.Generator().manual_seed(0)
+            index, _ = self.pictures.draw(24, rng)
+            cond = self.conditions.draw(index, rng)
+        preview(self.ema, cond, self.args.out / "preview.png")
 
 
-def main() -> None:
+def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
     parser.add_argument("--data", type=Path, default=Path("data"))
     parser.add_argument("--out", type=Path, default=Path("runs/diffusion"))
-    parser.add_argument(
-        "--cond", type=Path, help="conditions, taken up as soon as the file is there"
-    )
-    parser.add_argument("--minutes", type=float, default=1e9)
+    parser.add_argument("--cond", type=Path, help="conditions, taken up once the file is there")
+    parser.add_argument("--init", type=Path, help="weights to start from where no state is")
+    parser.add_argument("--steps", type=int, default=10**6, help="in all, those before included")
+    parser.add_argument("--cooldown", type=int, default=0, help="last steps, of falling rate")
     parser.add_argument("--batch", type=int, default=32)
     parser.add_argument("--lr", type=float, default=1e-3)
     parser.add_argument("--share", type=float, default=0.7, help="of pictures of the concepts")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--every", type=float, default=4, help="minutes between saves")
-    args = parser.parse_args()
-    args.out.mkdir(parents=True, exist_ok=True)
-
-    torch.manual_seed(args.seed)
-    rng = torch.Generator().manual_seed(args.seed)
-    unet = UNet(**ARCHITECTURE).to(memory_format=torch.channels_last)
-    torch.nn.init.zeros_(unet.cond_emb.weight)
-    ema = UNet(**ARCHITECTURE).to(memory_format=torch.channels_last).requires_grad_(False)
-    ema.load_state_dict(unet.state_dict())
-    opt = torch.optim.AdamW(
-        unet.parameters(), args.lr, betas=(0.9, 0.99), weight_decay=0.01, fused=True
-    )
-    step, running = 0, None
-    state_file = args.out / "state.pt"
-    if state_file.exists():
-        state = torch.load(state_file, weights_only=True)
-        unet.load_state_dict(state["unet"])
-        ema.load_state_dict(state["ema"])
-        opt.load_state_dict(state["opt"])
-        rng.set_state(state["rng"])
-        step, running = state["step"], state["loss"]
-    pictures, conditions = Pictures(args.data, args.share), None
-    abar = torch.from_numpy(Diffusion("cosine", learn_sigma=False).alphas_cumprod).float()
-    start = saved = time.time()
-    first = step
-    while True:
-        if conditions is None and args.cond and args.cond.exists():
-            conditions = Conditions(args.cond)
-            print(f"step {step}: conditions from {args.cond}", flush=True)
-        index, x0 = pictures.draw(args.batch, rng)
-        cond = conditions.draw(index, rng) if conditions else None
-        for group in opt.param_groups:
-            group["lr"] = args.lr * min(1.0, (step + 1) / 300)
-        value = loss(unet, abar, x0, cond, rng)
-        opt.zero_grad(set_to_none=True)
-        value.backward()
-        torch.nn.utils.clip_grad_norm_(unet.parameters(), 1.0)
-        opt.step()
-        step += 1
-        if step % 4 == 0:  # every fourth step at the fourth power: the same average, less work
-            decay = min(0.999, step / (step + 100)) ** 4
-            torch._foreach_lerp_(list(ema.parameters()), list(unet.parameters()), 1 - decay)
-        running = value.item() if running is None else 0.99 * running + 0.01 * value.item()
-        now = time.time()
-        done = now - start > 60 * args.minutes
-        if now - saved > 60 * args.every or done:
-            saved = now
-            state = {"unet": unet.state_dict(), "ema": ema.state_dict(), "opt": opt.state_dict()}
-            save(state_file, {**state, "step": step, "rng": rng.get_state(), "loss": running})
-            pace = (step - first) * args.batch / (now - start)
-            line = {
-                "step": step,
-                "images": step * args.batch,
-                "loss": round(running, 5),
-                "per_s": round(pace, 1),
-            }
-            with open(args.out / "log.jsonl", "a") as f:
-                f.write(json.dumps(line) + "\n")
-            preview(ema, cond, args.out / "preview.png")
-        if done:
-            return
+    training = Training(parser.parse_args(argv))
+    saved = time.time()
+    while training.step < training.args.steps:
+        training.advance()
+        if time.time() - saved > 60 * training.args.every:
+            saved = time.time()
+            training.save()
+            training.preview()
+    training.save()
+    training.preview()
 
 
 if __name__ == "__main__":

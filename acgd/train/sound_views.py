@@ -44,6 +44,9 @@ class Sounds:
                     weight[i] = size[groups[i]] ** -0.5
                 if index:
                     weight[part] *= share / weight[part].sum()
+            own = self.label == concept
+            if weight[own].any():
+                weight[own] /= weight[own].sum()
         return weight
 
     def clip(self, i: int) -> Tensor:
