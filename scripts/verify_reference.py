@@ -3,7 +3,8 @@
 Each pair NAME.json, NAME.npz in DIR is recomputed by the module in scripts/reference that knows its
 kind, from the JSON's own description, and compared array by array. A module has
     KINDS: tuple[str, ...]               words that name the files it knows ("unet", "unet_seed2")
-    compute(meta, arrays) -> Iterator[tuple[str, array]]   every array of the file, by name
+    compute(meta, arrays) -> Iterator[tuple[str, array]]   every array of the file, by name; a
+                                         string in place of an array says what it would need
 and may have
     checks(meta) -> Iterator[tuple[str, bool]]   what the JSON says that is not an array
     CASE_DEPTH: int = 1                  how many leading parts of an array's name make a row
@@ -41,7 +42,8 @@ class Case:
     error: float = 0.0  # of the array that is worst in terms of its bound
     bound: float = 0.0
     faults: list[str] = field(default_factory=list)
-    note: str = ""  # in place of numbers: why nothing was compared
+    note: str = ""  # why something was not compared
+    compared: int = 0
 
     def add(self, array: str, error: float, bound: float) -> None:
         if not error <= bound:  # NaN fails too
@@ -49,6 +51,7 @@ class Case:
         if not _share(error, bound) <= _share(self.error, self.bound):
             self.error, self.bound = error, bound
         self.bound = self.bound or bound
+        self.compared += 1
 
 
 def _share(error: float, bound: float) -> float:
@@ -113,8 +116,12 @@ def verify(path: Path, module: ModuleType) -> list[Case]:
         problem = ""
         try:
             for name, value in module.compute(meta, arrays):
-                if name in missing and name in arrays:
-                    del missing[name]
+                if name not in missing or name not in arrays:
+                    continue
+                del missing[name]
+                if isinstance(value, str):
+                    case(name).note = f"{value}, not checked"
+                else:
                     ref = arrays[name]
                     case(name).add(name, error(value, ref), bound(meta, name, ref))
             for name, holds in getattr(module, "checks", lambda meta: ())(meta):
@@ -149,13 +156,12 @@ def verify_folder(folder: Path, only: str = "*") -> Iterator[Case]:
 
 
 def show(case: Case) -> None:
-    print(f"{case.file:<22} {case.name:<30} ", end="")
-    if case.note:
-        print(case.note, flush=True)
-    else:
+    numbers = ""
+    if case.compared or case.faults:
         tolerance = f"{case.bound:.0e}" if case.bound else "exact"
         ok = "FAILED" if case.faults else "ok"
-        print(f"{case.error:>10.2e} {tolerance:>10}  {ok}", flush=True)
+        numbers = f"{case.error:>10.2e} {tolerance:>10}  {ok}  "
+    print(f"{case.file:<22} {case.name:<30} {numbers}{case.note}".rstrip(), flush=True)
     for fault in case.faults[:8]:
         print(f"    {fault}")
     if len(case.faults) > 8:
