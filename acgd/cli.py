@@ -164,7 +164,7 @@ def explain(error: BaseException) -> str:
         if "override_grammar" in line:
             what = line.split(" ^ ")[0].removeprefix("LexerNoViableAltException: ")
             return (
-                f"{what}: Hydra cannot read this; give the value quotes of its own: KEY='\"...\"'"
+                f"{what}: Hydra cannot read this; give the value its own quotes: KEY='\"...\"'"
             )
         return line + suggestion(line)
     if isinstance(error, OSError):

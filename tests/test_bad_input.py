@@ -1,0 +1,167 @@
+"""What people will give it by mistake, in real processes.
+
+Each ends in a line that names the thing, without a traceback and with an exit code that says so;
+what was finished stays.
+"""
+
+import json
+import shutil
+import signal
+import subprocess
+import time
+
+import numpy as np
+import pytest
+import soundfile
+import yaml
+from conftest import ROOT, command
+from test_audio import write_hours
+
+RATE = 16000
+HANGS = 500  # seconds after which a process is taken to hang; a few are usual
+
+
+@pytest.fixture
+def quick(tiny):
+    """The random models without a judge, in two steps."""
+    kept = [one for one in tiny if not one.startswith(("judge", "sampler", "preview"))]
+    return [*kept, "judge=none", "sampler.steps=2", "preview_every=0"]
+
+
+@pytest.fixture
+def start(tmp_path):
+    """Starts `python run.py` with its outputs in a temporary folder."""
+
+    def start(*arguments, folder=tmp_path):
+        return subprocess.Popen(
+            command(f"outputs={folder}/outputs", *arguments),
+            cwd=ROOT,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+
+    return start
+
+
+@pytest.fixture
+def refused(start):
+    """Runs the command and gives the lines of ours that say why it failed."""
+
+    def refused(*arguments, **where):
+        process = start(*arguments, **where)
+        _, errors = process.communicate(timeout=HANGS)
+        assert process.returncode == 1, errors
+        assert "Traceback" not in errors
+        return [line for line in errors.splitlines() if line.startswith("acgd: ")]
+
+    return refused
+
+
+def tone(seconds):
+    return 0.5 * np.sin(2 * np.pi * 440 * np.arange(round(seconds * RATE)) / RATE)
+
+
+@pytest.fixture
+def bad_sounds(tmp_path):
+    """A folder of sounds that hold nothing, with a word of what should be said about each."""
+    folder = tmp_path / "bad"
+    folder.mkdir()
+    (folder / "empty.wav").write_bytes(b"")
+    (folder / "words.wav").write_text("These are words, not a sound. " * 99)
+    soundfile.write(folder / "cut.wav", tone(4), RATE)
+    (folder / "cut.wav").write_bytes((folder / "cut.wav").read_bytes()[:RATE])
+    soundfile.write(folder / "cut.flac", tone(4), RATE)
+    (folder / "cut.flac").write_bytes((folder / "cut.flac").read_bytes()[:5000])
+    soundfile.write(folder / "silent.wav", np.zeros(RATE), RATE)
+    soundfile.write(folder / "nan.wav", np.full(RATE, np.nan), RATE, subtype="FLOAT")
+    soundfile.write(folder / "short.wav", tone(1)[:10], RATE)
+    said = {"empty.wav": "is empty", "words.wav": "not a sound file", "cut.wav": "truncated"}
+    said |= {"cut.flac": "truncated", "silent.wav": "silent", "nan.wav": "NaN"}
+    return folder, said | {"short.wav": "10 samples"}
+
+
+def test_bad_sounds_beside_good_ones(bad_sounds, refused, quick, tmp_path):
+    """One process: each bad file has its line, three hours and eight channels their pictures."""
+    folder, said = bad_sounds
+    soundfile.write(folder / "eight.wav", np.stack([tone(1)] * 8, axis=1), RATE)
+    write_hours(folder / "hours.wav", tone(1))
+    lines = refused(*quick, f"prompt.path={folder}")
+    for name, words in said.items():
+        (line,) = [line for line in lines if f"bad/{name}" in line]
+        assert words in line
+    states = {
+        json.loads(path.read_text())["status"]: path.parent.name
+        for path in tmp_path.glob("outputs/main/*/status.json")
+    }
+    assert set(states) == {"ok", "failed"}
+    for good in ("eight", "hours"):
+        assert len(list(tmp_path.glob(f"outputs/main/{good}-*/images/*.png"))) >= 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["prompt.path=no/such.wav"], ["no/such.wav"]),
+        (["prompt=telepathy"], ["telepathy", "mixed"]),
+        (["guidance.clipp=3"], ["guidance.clipp", "did you mean guidance.clip"]),
+        (["prompt=text", "prompt.text="], ["prompt.text"]),
+        (["prompt=text", "prompt.text=[a dog:1,a cat:-1]"], ["a dog", "sum to zero"]),
+        (["prompt=mixed", "prompt.text_share=2"], ["text_share"]),
+        (["seed=minus"], ["seed"]),
+    ],
+    ids=["no-file", "no-group", "no-key", "no-text", "sum-zero", "share", "seed"],
+)
+def test_mistakes_in_the_command(refused, arguments, words):
+    lines = refused(*arguments)
+    assert len(lines) == 1
+    for word in words:
+        assert word in lines[0]
+
+
+@pytest.mark.parametrize("kind", ["absent", "truncated", "another"])
+def test_weights(refused, quick, weights, tmp_path, kind):
+    path = tmp_path / "unet.safetensors"
+    if kind == "truncated":
+        path.write_bytes((weights / "unet.safetensors").read_bytes()[:50000])
+    elif kind == "another":
+        shutil.copy(weights / "judge.safetensors", path)
+    (line,) = refused(*quick, "prompt=text", f"model.checkpoint={path}")
+    assert str(path) in line
+
+
+def test_odd_texts_have_their_picture(start, quick, tmp_path):
+    """Five hundred words, cut with one line that says so, and emoji."""
+    process = start(*quick, "prompt=text", f"prompt.text=['{'dog ' * 500}','🐶🌧️']")
+    _, errors = process.communicate(timeout=HANGS)
+    assert process.returncode == 0, errors
+    assert errors.count("tokens, the first") == 1
+    assert len(list(tmp_path.glob("outputs/main/*/images/*.png"))) >= 1
+
+
+@pytest.mark.parametrize("text", ["🐶", "café au lait", "what's up? (dog)"])
+def test_words_that_hydras_grammar_has_no_letters_for(start, text):
+    process = start("prompt=text", f"prompt.text={text}", "--cfg", "job", "-p", "prompt")
+    out, errors = process.communicate(timeout=HANGS)
+    assert process.returncode == 0 and not errors
+    assert yaml.safe_load(out)["text"] == text
+
+
+def test_outputs_that_cannot_be_written(refused, tmp_path):
+    (tmp_path / "file").write_text("in the way")
+    lines = refused(folder=tmp_path / "file")
+    assert len(lines) == 1 and str(tmp_path / "file") in lines[0]
+
+
+def test_ctrl_c_keeps_what_was_finished(start, quick, tmp_path):
+    seeds = ",".join(map(str, range(200)))
+    process = start(*quick, f"seed=[{seeds}]", "batch_size=1", "prompt=text", "prompt.text=a dog")
+    finished = lambda: list(tmp_path.glob("outputs/main/*seed0-*/images/*.png"))  # noqa: E731
+    deadline = time.monotonic() + HANGS
+    while not finished() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=HANGS)
+    assert process.returncode == 130 and "Traceback" not in errors
+    assert "acgd: interrupted" in errors
+    assert finished()
