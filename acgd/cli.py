@@ -163,9 +163,7 @@ def explain(error: BaseException) -> str:
     if type(error).__module__.startswith(("hydra", "omegaconf")):
         if "override_grammar" in line:
             what = line.split(" ^ ")[0].removeprefix("LexerNoViableAltException: ")
-            return (
-                f"{what}: Hydra cannot read this; give the value its own quotes: KEY='\"...\"'"
-            )
+            return f"{what}: Hydra cannot read this; give the value its own quotes: KEY='\"...\"'"
         return line + suggestion(line)
     if isinstance(error, OSError):
         return f"{error.filename}: {error.strerror}" if error.filename else line
