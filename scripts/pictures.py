@@ -1,0 +1,59 @@
+"""The README's pictures, made anew: python scripts/pictures.py [KEY=VALUE ...]
+
+scripts/pictures/sounds.png: a column for each demo sound, a row for each seed; words.png: the same
+for words. Runs are kept in outputs/readme/ and are not made twice.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import hydra
+from PIL import Image, ImageDraw, ImageFont
+
+from acgd import config, runner
+from acgd.cli import CONF
+
+HERE = Path(__file__).resolve().parent / "pictures"
+SEEDS = (0, 1, 2)
+SOUNDS = ("dog", "horse", "train", "ship_horn", "guitar", "bell")
+WORDS = ("cat", "rain", "rocket", "piano", "owl", "fire crackling")
+SIDE, GAP, LINE = 128, 6, 20  # pixels
+
+
+def pictures(column: list[str], overrides: list[str]) -> list[Image.Image]:
+    """One picture for each seed."""
+    seeds = f"seed=[{','.join(map(str, SEEDS))}]"
+    with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
+        cfg = hydra.compose("config", [*column, seeds, "name=readme", "logger=none", *overrides])
+    runs = config.expand(cfg)
+    runner.render(runs)
+    return [Image.open(run.folder / f"images/seed{run.seed}.png") for run in runs]
+
+
+def sheet(name: str, columns: dict[str, list[str]], overrides: list[str]) -> None:
+    """Pictures under the names of their columns, on white."""
+    step = SIDE + GAP
+    paper = Image.new("RGB", (len(columns) * step + GAP, LINE + len(SEEDS) * step), "white")
+    draw, font = ImageDraw.Draw(paper), ImageFont.load_default(13)
+    for i, (title, column) in enumerate(columns.items()):
+        left = GAP + i * step
+        draw.text((left + SIDE // 2, LINE // 2), title, "black", font, anchor="mm")
+        for j, picture in enumerate(pictures(column, overrides)):
+            small = picture.resize((SIDE, SIDE), Image.Resampling.LANCZOS)
+            paper.paste(small, (left, LINE + j * step))
+    HERE.mkdir(exist_ok=True)
+    paper.save(HERE / f"{name}.png", optimize=True)
+    print(HERE / f"{name}.png")
+
+
+def main(overrides: list[str]) -> None:
+    sounds = {f"{name}.ogg": ["prompt=audio", f"prompt.path=demo:{name}"] for name in SOUNDS}
+    words = {f'"{name}"': ["prompt=text", f"prompt.text='{name}'"] for name in WORDS}
+    sheet("sounds", sounds, overrides)
+    sheet("words", words, overrides)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
