@@ -48,6 +48,7 @@ def write(sample: Sample, pixels: Tensor, caption: str) -> None:
         for target in sample.targets
     ]
     about = {"targets": targets, "heard": sample.heard, by: similarity}
+    about |= {"described": sample.described} if sample.described else {}
     record.json("targets.json", about)
     named = {"label": run.label, "seed": run.seed, "signature": run.signature}
     record.json("metrics.json", {**named, "caption": caption or run.label, **sample.scores})

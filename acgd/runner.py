@@ -106,6 +106,8 @@ def listen(sample: Sample, studio: Studio) -> None:
     wave = sample.source.wave(studio.encoder.sample_rate)
     if wave is not None:
         words = studio.describer(wave, studio.encoder.sample_rate)
+        if hasattr(studio.describer, "rank"):  # one that chooses can say how sure it is
+            sample.described = studio.describer.rank(wave, studio.encoder.sample_rate)
     share = studio.describer.share
     sample.targets = join(sample.source(studio.encoder), words, studio.encoder, share)
     sample.heard = studio.by_encoder.heard(sample.targets)

@@ -25,6 +25,7 @@ class Sample:
     targets: list[Target] = field(default_factory=list)  # by the encoder
     judged: list[Target] = field(default_factory=list)  # the same prompts by the judge
     heard: list[tuple[str, float]] = field(default_factory=list)  # labels of the sound
+    described: dict[str, list] = field(default_factory=dict)  # list -> (label, probability)
     picture: str = ""  # its path
     scores: dict[str, Any] = field(default_factory=dict)
 

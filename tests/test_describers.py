@@ -1,6 +1,7 @@
 """The keyword describer: label lists, probabilities, draws, and the notebook's spelled labels."""
 
 import csv
+import json
 import math
 from pathlib import Path
 
@@ -8,10 +9,13 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from conftest import compose
 
 import acgd.train
+from acgd.config import expand
 from acgd.describers.keywords import LISTS, Keywords, read_list
 from acgd.describers.none import NoWords
+from acgd.runner import render
 from acgd.types import UserError
 
 RATE = 16000
@@ -21,7 +25,7 @@ NOISE = np.random.default_rng(0).standard_normal(RATE).astype("f4") / 10
 class Ears:
     """An encoder whose answers are known: each text its own direction, sounds near one of them."""
 
-    image_size, sample_rate, dim, scale_at = 8, RATE, 64, 20.0
+    image_size, sample_rate, dim, scale_at = 8, RATE, 64, 4.0
 
     def __init__(self, hears="dog"):
         self.hears, self.asked = hears, []
@@ -50,12 +54,12 @@ def test_the_likeliest_label_and_its_probability(animals):
     ears = Ears()
     ranked = Keywords(ears, [animals], top_k=3).rank(NOISE, RATE)
     labels = ["cat", "dog", "owl"]
-    logits = [20 * float(x @ ears.text(["dog"])[0]) for x in ears.text(labels)]
+    logits = [4 * float(x @ ears.text(["dog"])[0]) for x in ears.text(labels)]
     total = sum(map(math.exp, logits))
     expected = {label: math.exp(x) / total for label, x in zip(labels, logits, strict=True)}
     assert ranked["animals"][0][0] == "dog"
-    assert dict(ranked["animals"]) == pytest.approx(expected, rel=1e-4)
-    assert sum(p for _, p in ranked["animals"]) == pytest.approx(1)
+    assert dict(ranked["animals"]) == pytest.approx(expected, abs=1e-5)
+    assert sum(p for _, p in ranked["animals"]) == pytest.approx(1, abs=1e-5)
 
 
 def test_words_of_every_list_each_once(animals, tmp_path):
@@ -130,3 +134,17 @@ def test_a_list_of_nothing(tmp_path):
 
 def test_none_says_nothing():
     assert NoWords(encoder=Ears())(NOISE, RATE) == [] and NoWords().rank(NOISE, RATE) == {}
+
+
+def test_a_run_says_which_words_and_how_likely(tiny, sounds, tmp_path):
+    args = ["judge=none", "describer=keywords", "describer.top_k=2", "describer.share=0.4"]
+    kept = [one for one in tiny if not one.startswith("judge")]
+    path = f"prompt.path={sounds / 'tone.wav'}"
+    render(expand(compose(*kept, *args, path, f"outputs={tmp_path}/outputs")))
+    (told,) = tmp_path.glob("outputs/main/*/targets.json")
+    told = json.loads(told.read_text())
+    words = [target for target in told["targets"] if target["kind"] == "text"]
+    assert sum(target["weight"] for target in words) == pytest.approx(0.4, abs=1e-5)
+    ranked = [label for pairs in told["described"].values() for label, _ in pairs]
+    assert [target["label"] for target in words] == list(dict.fromkeys(ranked))
+    assert set(told["described"]) == {"colours", "genres", "sounds"}

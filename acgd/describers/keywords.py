@@ -78,7 +78,7 @@ class Keywords:
             chances = (float(self.encoder.scale_at) * texts @ sound).softmax(0)  # (labels,)
             best = chances.topk(min(self.top_k, len(chances)))
             found[name] = [
-                (self.labels[name][i], p)
+                (self.labels[name][i], round(p, 6))
                 for i, p in zip(best.indices.tolist(), best.values.tolist(), strict=True)
             ]
         return found
