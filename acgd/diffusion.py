@@ -33,6 +33,11 @@ def cosine_betas(steps: int, s: float = 0.008) -> np.ndarray:
     return np.minimum(np.array(betas, dtype=np.float64), 0.999)
 
 
+# A shift of eps moves x0 by sqrt(1 - abar) / sqrt(abar) times as much: below this abar, where x_t
+# is nothing but noise, that throws x out of all bounds. Only the first steps of a cosine schedule
+# are there (down to 2e-9; the linear one starts at 4e-5): no guidance and no multistep for them.
+LEAST_ABAR = 1e-5
+
 SCHEDULES = {"linear": linear_betas, "cosine": cosine_betas}
 
 

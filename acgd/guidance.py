@@ -15,7 +15,7 @@ from torch import Tensor
 
 from acgd import losses
 from acgd.cutouts import cut, draw_boxes
-from acgd.diffusion import Diffusion
+from acgd.diffusion import LEAST_ABAR, Diffusion
 from acgd.noise import Noise
 from acgd.schedules import Constant
 from acgd.types import Encoder, Schedule, Target, UserError
@@ -80,8 +80,10 @@ class Guidance:
             self.scales["clip"] = 0.0
 
     def active(self, t: Tensor) -> bool:
-        """Whether step t (B,) is guided at all."""
+        """Whether step t (B,) is guided at all; never where x_t is nothing but noise."""
         if not any(self.scales.values()) or self._multiplier(t) == 0:
+            return False
+        if self.diffusion.alphas_cumprod[int(t[0])] < LEAST_ABAR:
             return False
         return (self.diffusion.num_timesteps - 1 - int(t[0])) % self.every == 0
 

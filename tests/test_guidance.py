@@ -161,6 +161,12 @@ def test_when_guidance_is_active():
     assert all(active(guidance([[]], tv=1.0)))
 
 
+def test_steps_of_pure_noise_are_not_guided():
+    cosine = Diffusion("cosine", respacing="20")
+    guide = Guidance(ENCODER, [targets(0)], cosine, Noise([0]))
+    assert [guide.active(torch.tensor([t])) for t in (19, 18)] == [False, True]
+
+
 def test_the_schedule_multiplies_the_gradient():
     x, x0, t = normal(1, 3, 48, 48), normal(1, 3, 48, 48, seed=1), torch.tensor([3])
     plain, faded = guidance([targets(0)]), guidance([targets(0)], schedule=Linear())

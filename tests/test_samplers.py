@@ -11,7 +11,7 @@ from acgd.noise import Noise
 from acgd.samplers.ddim import DDIM, invert
 from acgd.samplers.ddpm import DDPM
 from acgd.samplers.dpmpp import DPMSolverPP
-from acgd.samplers.guided import guided
+from acgd.samplers.guided import VARIANCE, guided
 from acgd.samplers.plms import PLMS
 from acgd.types import UserError
 
@@ -31,8 +31,8 @@ class NormalData:
         return x * abar.sqrt() * self.spread**2 / (abar * self.spread**2 + 1 - abar)
 
 
-def ideal(steps, spread=SPREAD):
-    d = Diffusion("linear", 1000, steps, learn_sigma=False)
+def ideal(steps, spread=SPREAD, schedule="linear"):
+    d = Diffusion(schedule, 1000, steps, learn_sigma=False)
     return Denoiser(NormalData(d, spread), d, "x0")
 
 
@@ -54,6 +54,16 @@ def test_higher_orders_follow_the_flow_more_closely():
     euler = flow(DDIM(), "25")
     assert flow(DPMSolverPP(), "25") < 0.1 * euler
     assert flow(PLMS(), "25") < 0.3 * euler
+
+
+@pytest.mark.parametrize("sampler", EVERY, ids=lambda s: type(s).__name__)
+def test_a_cosine_schedule_starts_without_harm(sampler):
+    """Its first step has abar = 2e-9, where eps can't be turned into x0."""
+    off = lambda x, ts: model(x, ts) + 0.05 * torch.sin(20 * x)  # noqa: E731 (an imperfect network)
+    d = ideal("25", schedule="cosine").diffusion
+    model = NormalData(d)
+    found = last(sampler(Denoiser(off, d, "x0"), normal(1, 3, 16, 16), noise=Noise([0]))).x
+    assert 0.35 < float(found.std()) < 0.65 and found.abs().max() < 2.5
 
 
 def test_the_published_dpm_solver_is_of_second_order():
@@ -119,8 +129,8 @@ class Pull:
         return None, self.strength * away, {"pull": away.square().mean(dim=(1, 2, 3))}
 
 
-def test_guidance_without_the_unet_is_exact_for_unit_normal_data():
-    model, x, t = ideal("20", spread=1.0), normal(1, 3, 8, 8), torch.tensor([12])
+def test_guidance_without_the_unet_is_exact_for_normal_data():
+    model, x, t = ideal("20", spread=VARIANCE**0.5), normal(1, 3, 8, 8), torch.tensor([12])
     through, beside = (guided(model, x, t, Pull(mode)).grad for mode in (True, False))
     torch.testing.assert_close(through, beside)
 

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 import numpy as np
 from torch import Tensor
 
-from acgd.diffusion import Denoiser, Diffusion
+from acgd.diffusion import LEAST_ABAR, Denoiser, Diffusion
 from acgd.noise import Noise
 from acgd.samplers.guided import guided, steered, timesteps
 from acgd.types import Step, UserError
@@ -26,12 +26,13 @@ ADAMS_BASHFORTH = {
 
 
 class PLMS:
-    """`steps`: the respacing, e.g. "50"; `order`: 1 to 4."""
+    """`steps`: the respacing, e.g. "50"; `order`: 1 to 4; `cautious`: plain Euler steps where x_t
+    is pure noise, as at the start of a cosine schedule (the original has none)."""
 
-    def __init__(self, steps: str | int = "50", order: int = 2):
+    def __init__(self, steps: str | int = "50", order: int = 2, cautious: bool = True):
         if order not in ADAMS_BASHFORTH:
             raise UserError(f"sampler.order={order}: PLMS has orders 1, 2, 3 and 4")
-        self.steps, self.order = steps, order
+        self.steps, self.order, self.cautious = steps, order, cautious
 
     def __call__(
         self, denoiser: Denoiser, x: Tensor, *, noise: Noise, guide=None, start: int = 0
@@ -45,7 +46,9 @@ class PLMS:
             history = [eps, *history][: self.order]
             if index == total - 1:
                 x = x0
-            elif index == 0 and self.order > 1:
+            elif self.cautious and diffusion.alphas_cumprod[int(t[0])] < LEAST_ABAR:
+                x, history = _euler(diffusion, x, t, eps), []  # eps says nothing of x0 here
+            elif len(history) == 1 and self.order > 1:
                 ahead = _euler(diffusion, x, t, eps)
                 again = steered(diffusion, ahead, t - 1, guided(denoiser, ahead, t - 1, guide))
                 x = _euler(diffusion, x, t, (eps + again[1]) / 2)

@@ -134,7 +134,7 @@ def _sampler(method: str):
     """The sampler that 'p', 'p_sample', 'ddim_eta0.5', 'plms' and so on stand for."""
     if method.startswith("ddim"):
         return DDIM(eta=float(method.split("_eta")[1]))
-    return PLMS() if method.startswith("plms") else DDPM()
+    return PLMS(cautious=False) if method.startswith("plms") else DDPM()
 
 
 def _single(meta: dict, x: Tensor, match: re.Match) -> dict:
@@ -154,7 +154,7 @@ def _single(meta: dict, x: Tensor, match: re.Match) -> dict:
 
 
 def _multistep(meta: dict, x: Tensor, match: re.Match) -> dict:
-    p, sampler = Process(meta, match["proc"]), PLMS(order=int(match["order"]))
+    p, sampler = Process(meta, match["proc"]), PLMS(order=int(match["order"]), cautious=False)
     steps = p.steps(sampler, x, match["cond"], match["clip"] == "clip", 0)
     return {step.index: step.x for step in itertools.islice(steps, 16)}
 
