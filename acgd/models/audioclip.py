@@ -63,6 +63,7 @@ class AudioCLIP(CLIP):
         audio_width: int = 64,
         sample_rate: int = 44100,
         input_range: str = "int16",
+        audio_floor_db: float | None = None,
     ) -> None:
         super().__init__(
             embed_dim=embed_dim,
@@ -92,6 +93,7 @@ class AudioCLIP(CLIP):
             num_classes=embed_dim,
             width=audio_width,
             input_range=input_range,
+            floor_db=audio_floor_db,
         )
         self.logit_scale_ai = nn.Parameter(torch.tensor(1 / 0.07).log())
         self.logit_scale_at = nn.Parameter(torch.tensor(1 / 0.07).log())

@@ -140,7 +140,8 @@ class ESResNeXt(nn.Module):
 
     The defaults are AudioCLIP's, for 44100 Hz; the head itself knows no sample rate. `width` is
     the stem's width (64 in every published file), for small heads; `width_per_group` is counted
-    as in ResNeXt, at a width of 64.
+    as in ResNeXt, at a width of 64. `floor_db`: the quietest a bin may be; None as published, where
+    digital silence is 180 dB down and a recording's pauses then shout.
     """
 
     def __init__(
@@ -158,6 +159,7 @@ class ESResNeXt(nn.Module):
         onesided: bool = True,
         width: int = 64,
         input_range: str = "int16",
+        floor_db: float | None = None,
     ) -> None:
         super().__init__()
         if input_range not in ("int16", "unit"):
@@ -166,6 +168,7 @@ class ESResNeXt(nn.Module):
             raise ValueError(f"win_length {win_length} is longer than n_fft {n_fft}")
         self.n_fft, self.hop_length, self.win_length = n_fft, hop_length, win_length
         self.input_range, self.apply_attention = input_range, apply_attention
+        self.floor_db = floor_db
         self.register_buffer("window", periodic_window(window, win_length))
         self.fbsp = LinearFBSP(n_fft // 2 + 1 if onesided else n_fft, normalized)
         self.conv1 = nn.Conv2d(3, width, 7, stride=2, padding=3, bias=False)
@@ -215,6 +218,8 @@ class ESResNeXt(nn.Module):
             x = self.spectrogram(to_unit_range(wave.float(), self.input_range))
             power = x.square().sum(-1)  # (B, bins, F)
             db = 10.0 * torch.log10(torch.where(power > 0, power, 1e-18))
+            if self.floor_db is not None:
+                db = db.clamp(min=self.floor_db)
         rows = db.shape[1] // 3
         return db[:, : 3 * rows].unflatten(1, (3, rows))
 

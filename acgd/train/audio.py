@@ -3,8 +3,8 @@
     python -m acgd.train.audio encoder --out runs/encoder_audio --towers runs/encoder/state.pt
 
 As in AudioCLIP's partial training (Guzhov et al. 2021), only the audio head learns. A sound is
-contrasted with a text for every concept and with the batch's pictures of the concepts. Half of the
-batches are mixed pairwise (Tokozume et al. 2018, between-class learning): the embedding of a mix
+contrasted with a text for every concept and with pictures of the concepts. Some batches are mixed
+pairwise (Tokozume et al. 2018, between-class learning): the embedding of a mix
 shall lie between those of its parts. State is saved every few minutes.
 """
 
@@ -21,19 +21,13 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from acgd.models.audioclip import AudioCLIP
-from acgd.train.encoder import ARCHITECTURES, SEED, encode
+from acgd.train.encoder import ARCHITECTURES, SEED, encode, load_model, load_towers
 from acgd.train.pairs import Pairs
 from acgd.train.sound_views import Sounds, disturb, mask
 
-SECONDS = 4.0  # of a training window
-
-
-def load_towers(model: AudioCLIP, path: Path) -> None:
-    """The picture and text towers of an encoder training's state; the audio head stays as it is."""
-    state = torch.load(path, weights_only=True)["model"]
-    own = model.state_dict()
-    kept = {k: v for k, v in state.items() if not k.startswith("audio.") and k in own}
-    model.load_state_dict({**own, **kept})
+SECONDS = (1.5, 4.0)  # of a training window, drawn anew for each batch
+PICTURES = 192  # pictures that a batch of sounds is contrasted with
+MIXED = 0.3  # share of batches that are mixed pairwise
 
 
 @torch.no_grad()
@@ -73,93 +67,125 @@ def measure(model: AudioCLIP, sounds: Sounds, texts: Tensor) -> dict[str, float]
     return out
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
-    parser.add_argument("role", choices=list(ARCHITECTURES))
-    parser.add_argument("--data", type=Path, default=Path("data"))
-    parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument(
-        "--towers", type=Path, required=True, help="the encoder training's state.pt"
-    )
-    parser.add_argument("--minutes", type=float, default=30)
-    parser.add_argument("--batch", type=int, default=32)
-    parser.add_argument("--lr", type=float, default=1e-3)
-    args = parser.parse_args()
-    args.out.mkdir(parents=True, exist_ok=True)
+class Training:
+    """An audio head beside locked towers, step by step."""
 
-    seed = SEED[args.role] + 100
-    torch.manual_seed(seed)
-    rng = torch.Generator().manual_seed(seed)
-    model = AudioCLIP(**ARCHITECTURES[args.role]).eval()
-    load_towers(model, args.towers)
-    model.requires_grad_(False)
-    head = model.audio.requires_grad_(True).to(memory_format=torch.channels_last)
-    # the front end stays at the short-time Fourier transform that it starts as: its filters are
-    # then computed once, and Adam would push m below 0, where the window has no meaning
-    head.fbsp.requires_grad_(False)
-    step, state_file = 0, args.out / "state.pt"
-    scale = torch.tensor(3.0, requires_grad=True)  # log of the audio-text scale
-    trained = [p for p in head.parameters() if p.requires_grad] + [scale]
-    opt = torch.optim.AdamW(trained, args.lr, betas=(0.9, 0.98), weight_decay=0.05, fused=True)
-    if state_file.exists():
-        state = torch.load(state_file, weights_only=True)
-        head.load_state_dict(state["audio"])
-        opt.load_state_dict(state["opt"])
-        rng.set_state(state["rng"])
-        step = state["step"]
-        scale.data.copy_(state["scale"])
-    pairs = Pairs(args.data, model.context_length)
-    sounds = Sounds(args.data, pairs.concepts)
-    texts = text_table(model, pairs)
-    pictures, picture_label = picture_table(model, pairs)
-    head.train()
-    start = saved = time.time()
-    first, running = step, None
-    while True:
-        wave, label = sounds.draw(args.batch, SECONDS, rng)
-        wave = disturb(wave, rng)
-        target = F.one_hot(label, len(texts)).float()
-        if torch.rand((), generator=rng) < 0.5:
+    def __init__(self, args: argparse.Namespace):
+        self.args, self.step, self.running = args, 0, None
+        args.out.mkdir(parents=True, exist_ok=True)
+        torch.manual_seed(SEED[args.role] + 100)
+        self.rng = torch.Generator().manual_seed(SEED[args.role] + 100)
+        self.model = AudioCLIP(**ARCHITECTURES[args.role]).eval()
+        load_towers(self.model, args.towers)
+        self.model.requires_grad_(False)
+        self.head = self.model.audio.requires_grad_(True).to(memory_format=torch.channels_last)
+        # the front end stays at the short-time Fourier transform that it starts as: its filters
+        # are then computed once, and Adam would push m below 0, where the window has no meaning
+        self.head.fbsp.requires_grad_(False)
+        # filters without a mean see the shape of a spectrum, not its level: decibels add up
+        weight = self.head.conv1.weight.data
+        weight -= weight.mean(dim=(2, 3), keepdim=True)
+        self.scale = torch.tensor(3.0, requires_grad=True)  # log of the audio-text scale
+        self.trained = [p for p in self.head.parameters() if p.requires_grad] + [self.scale]
+        self.opt = torch.optim.AdamW(
+            self.trained, args.lr, betas=(0.9, 0.98), weight_decay=0.05, fused=True
+        )
+        self.state_file = args.out / "state.pt"
+        self.load()
+        self.pairs = Pairs(args.data, self.model.context_length)
+        self.sounds = Sounds(args.data, self.pairs.concepts)
+        self.texts = text_table(self.model, self.pairs)
+        self.pictures, self.picture_label = picture_table(self.model, self.pairs)
+        self.head.train()
+        self.first, self.start = self.step, time.time()
+
+    def load(self) -> None:
+        """An earlier state of this training, or else the weights to start from, if there are."""
+        if self.state_file.exists():
+            state = torch.load(self.state_file, weights_only=True)
+            self.head.load_state_dict(state["audio"])
+            self.opt.load_state_dict(state["opt"])
+            self.rng.set_state(state["rng"])
+            self.step = state["step"]
+            self.scale.data.copy_(state["scale"])
+        elif self.args.init:
+            whole = load_model(self.args.init)
+            audio = {k[6:]: v for k, v in whole.items() if k.startswith("audio.")}
+            self.head.load_state_dict(audio)
+            self.scale.data.copy_(whole["logit_scale_at"])
+
+    def draw(self) -> tuple[Tensor, Tensor]:
+        """Disturbed windows (n, T) and what they show as shares of the concepts (n, C)."""
+        rng, (short, long) = self.rng, SECONDS
+        seconds = short + (long - short) * torch.rand((), generator=rng).item()
+        wave, label = self.sounds.draw(self.args.batch, seconds, rng)
+        wave, target = disturb(wave, rng), F.one_hot(label, len(self.texts)).float()
+        if torch.rand((), generator=rng) < MIXED:
             order = torch.randperm(len(wave), generator=rng)
             share = torch.rand(len(wave), 1, generator=rng) * 0.5
             wave = (1 - share) * wave + share * wave[order]
             target = (1 - share) * target + share * target[order]
+        return wave, target
+
+    def loss(self, wave: Tensor, target: Tensor) -> Tensor:
+        """Against a text for each concept and, less, against pictures of the concepts."""
         with torch.no_grad():
-            picture = mask(head.picture(wave), rng).to(memory_format=torch.channels_last)
-        audio = F.normalize(head.fc(head.reduce(head.features(picture))), dim=-1)
-        to_text = F.log_softmax(scale.exp().clamp(max=50) * audio @ texts.T, dim=1)
-        seen = torch.randint(len(pictures), (192,), generator=rng)
-        same = target[:, picture_label[seen]]  # (n, 192), a mix is right for both its parts
-        to_picture = F.log_softmax(scale.exp().clamp(max=50) * audio @ pictures[seen].T, dim=1)
+            picture = mask(self.head.picture(wave), self.rng)
+        picture = picture.to(memory_format=torch.channels_last)
+        audio = F.normalize(self.head.fc(self.head.reduce(self.head.features(picture))), dim=-1)
+        audio = audio * self.scale.exp().clamp(max=50)
+        to_text = F.log_softmax(audio @ self.texts.T, dim=1)
+        seen = torch.randint(len(self.pictures), (PICTURES,), generator=self.rng)
+        same = target[:, self.picture_label[seen]]  # (n, PICTURES), a mix is right for both parts
+        to_picture = F.log_softmax(audio @ self.pictures[seen].T, dim=1)
         mass = same.sum(1)
         likeness = (same * to_picture).sum(1)[mass > 0] / mass[mass > 0]
-        loss = -(target * to_text).sum(1).mean() - 0.3 * likeness.mean()
-        left = 1 - (time.time() - start) / (60 * args.minutes)
-        for group in opt.param_groups:
-            group["lr"] = args.lr * min(1.0, (step - first + 1) / 100) * max(left, 0.0) ** 0.5
-        opt.zero_grad(set_to_none=True)
+        return -(target * to_text).sum(1).mean() - 0.3 * likeness.mean()
+
+    def advance(self, left: float) -> None:
+        """One step; `left` is the share of the time that is left, from 1 to 0."""
+        loss = self.loss(*self.draw())
+        for group in self.opt.param_groups:
+            group["lr"] = self.args.lr * min(1.0, (self.step - self.first + 1) / 100) * left**0.5
+        self.opt.zero_grad(set_to_none=True)
         loss.backward()
-        torch.nn.utils.clip_grad_norm_(trained, 2.0)
-        opt.step()
-        step += 1
-        running = loss.item() if running is None else 0.98 * running + 0.02 * loss.item()
-        done = left <= 0
-        if done or time.time() - saved > 240:
-            temporary = state_file.with_suffix(".tmp")
-            torch.save({"audio": head.state_dict(), "opt": opt.state_dict(), "step": step,
-                        "rng": rng.get_state(), "scale": scale.detach()}, temporary)  # fmt: skip
-            os.replace(temporary, state_file)
-            pace = round((step - first) * args.batch / (time.time() - start), 1)
-            line = {
-                "step": step,
-                "clips": step * args.batch,
-                "loss": round(running, 3),
-                "per_s": pace,
-            }
-            print(json.dumps({**line, **measure(model, sounds, texts)}), flush=True)
+        torch.nn.utils.clip_grad_norm_(self.trained, 2.0)
+        self.opt.step()
+        self.step += 1
+        last = self.running if self.running is not None else loss.item()
+        self.running = 0.98 * last + 0.02 * loss.item()
+
+    def save(self) -> None:
+        """State, and a line on how far it is."""
+        state = {"audio": self.head.state_dict(), "opt": self.opt.state_dict(), "step": self.step}
+        state |= {"rng": self.rng.get_state(), "scale": self.scale.detach()}
+        temporary = self.state_file.with_suffix(".tmp")
+        torch.save(state, temporary)
+        os.replace(temporary, self.state_file)
+        pace = (self.step - self.first) * self.args.batch / (time.time() - self.start)
+        line = {"step": self.step, "loss": round(self.running, 3), "per_s": round(pace, 1)}
+        print(json.dumps({**line, **measure(self.model, self.sounds, self.texts)}), flush=True)
+
+
+def main(argv: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
+    parser.add_argument("role", choices=list(ARCHITECTURES))
+    parser.add_argument("--data", type=Path, default=Path("data"))
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--towers", type=Path, required=True, help="the encoder's state.pt")
+    parser.add_argument("--init", type=Path, help="weights to start from where no state is")
+    parser.add_argument("--minutes", type=float, default=30)
+    parser.add_argument("--batch", type=int, default=32)
+    parser.add_argument("--lr", type=float, default=2e-3)
+    args = parser.parse_args(argv)
+    training = Training(args)
+    saved, end = time.time(), time.time() + 60 * args.minutes
+    while time.time() < end:
+        training.advance(left=max(0.0, (end - time.time()) / (60 * args.minutes)))
+        if time.time() - saved > 420:
+            training.save()
             saved = time.time()
-        if done:
-            return
+    training.save()
 
 
 if __name__ == "__main__":

@@ -19,8 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from acgd.models.audioclip import AudioCLIP
-from acgd.train.audio import load_towers
-from acgd.train.encoder import ARCHITECTURES, encode
+from acgd.train.encoder import ARCHITECTURES, encode, load_towers
 from acgd.train.pairs import TEMPLATES, Pairs
 from acgd.train.sound_views import SAMPLE_RATE, Sounds, disturb, window
 

@@ -18,12 +18,14 @@ import argparse
 import json
 import os
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from acgd.checkpoints import load_state
 from acgd.diffusion import Diffusion
 from acgd.encoders.preprocess import normalise
 from acgd.models.audioclip import AudioCLIP
@@ -40,6 +42,7 @@ SHARED = {
     "audio_layers": [1, 1, 1, 1],
     "audio_groups": 4,
     "audio_width_per_group": 16,
+    "audio_floor_db": -80.0,
     "transformer_heads": 2,
     "transformer_layers": 2,
 }
@@ -57,6 +60,7 @@ ARCHITECTURES = {
 }
 STRENGTH = {"encoder": 1.0, "judge": 1.2}  # of the augmentation
 SEED = {"encoder": 0, "judge": 1}
+RADIUS = 0.03  # of adversarial steps, at most, in [0, 1] units
 
 
 class Denoised:
@@ -133,101 +137,129 @@ def measure(model: AudioCLIP, pairs: Pairs, denoised: Denoised | None) -> dict[s
     return out
 
 
-def save(path: Path, state: dict) -> None:
-    temporary = path.with_suffix(".tmp")
-    torch.save(state, temporary)
-    os.replace(temporary, path)
+def load_model(path: Path) -> dict[str, Tensor]:
+    """A whole model's tensors from a training's state.pt or from embedded weights."""
+    if path.suffix == ".safetensors":
+        return {key: value.float() for key, value in load_state(path).items()}
+    return torch.load(path, weights_only=True)["model"]
 
 
-def main() -> None:
+def load_towers(model: AudioCLIP, path: Path) -> None:
+    """The picture and text towers of another training; the audio head stays as it is."""
+    towers = {k: v for k, v in load_model(path).items() if not k.startswith("audio.")}
+    model.load_state_dict({**model.state_dict(), **towers})
+
+
+class Training:
+    """The picture tower and, unless locked, the text tower, step by step."""
+
+    def __init__(self, args: argparse.Namespace):
+        self.args, self.step, self.running = args, 0, None
+        args.out.mkdir(parents=True, exist_ok=True)
+        self.strength = STRENGTH[args.role]
+        torch.manual_seed(SEED[args.role])
+        self.rng = torch.Generator().manual_seed(SEED[args.role])
+        self.model = AudioCLIP(**ARCHITECTURES[args.role])
+        self.model.visual.to(memory_format=torch.channels_last)
+        self.state_file = args.out / "state.pt"
+        if self.state_file.exists():
+            load_towers(self.model, self.state_file)
+            state = torch.load(self.state_file, weights_only=True)
+            self.rng.set_state(state["rng"])
+            self.step = state["step"]
+        elif args.init:
+            load_towers(self.model, args.init)
+        self.trained = list(self.choose())
+        self.opt = torch.optim.AdamW(
+            self.trained, args.lr, betas=(0.9, 0.98), weight_decay=0.02, fused=True
+        )
+        self.pairs = Pairs(args.data, self.model.context_length)
+        self.denoised = Denoised(args.unet) if args.unet else None
+        self.first, self.start = self.step, time.time()
+
+    def choose(self) -> Iterator[torch.nn.Parameter]:
+        """What learns: never the audio head, and only the picture tower where text is locked."""
+        for name, p in self.model.named_parameters():
+            locked = self.args.lock_text and not name.startswith("visual")
+            p.requires_grad_(not locked and not name.startswith("audio"))
+            if p.requires_grad:
+                yield p
+
+    def pictures(self, index: Tensor) -> Tensor:
+        """Views of pictures; with a UNet three quarters of them as predicted at some noise."""
+        x = self.pairs.images(index)
+        if not self.denoised:
+            return views(x, self.rng, self.strength)
+        part = len(x) * 3 // 4
+        seen = views(self.denoised(x[:part], self.rng), self.rng, 0.5 * self.strength)
+        return torch.cat([seen, views(x[part:], self.rng, self.strength)])
+
+    def advance(self, left: float) -> None:
+        """One step; `left` is the share of the time that is left, from 1 to 0."""
+        if self.denoised and (self.step - self.first) % 50 == 0:
+            self.denoised.refresh()
+        pairs, index = self.pairs, self.pairs.draw(self.args.batch, self.rng)
+        concepts = range(len(pairs.concepts))
+        texts = [pairs.text_of(i, self.rng) for i in index.tolist()]
+        texts += [pairs.concept_text(c, self.rng) for c in concepts]
+        label = pairs.label[index]
+        same = label[:, None] == torch.cat([label, torch.tensor(concepts)])[None]
+        x = self.pictures(index)
+        with torch.set_grad_enabled(not self.args.lock_text):
+            text = F.normalize(self.model.encode_text(pairs.tokenize(texts)), dim=-1)
+        if self.args.adversarial and self.step % 2:
+            radius = torch.rand(len(x), generator=self.rng) * RADIUS
+            x = adversarial(self.model, x, text, same, radius)
+        image, scale = encode(self.model, x), self.model.logit_scale.exp().clamp(max=50.0)
+        loss = contrast(image, text, same, scale)
+        if not self.args.lock_text:
+            n = len(index)
+            loss = (loss + contrast(text[:n], image, same[:, :n].T, scale)) / 2
+        self.update(loss, left)
+
+    def update(self, loss: Tensor, left: float) -> None:
+        for group in self.opt.param_groups:  # warm up, then down to nothing at the end
+            group["lr"] = self.args.lr * min(1.0, (self.step - self.first + 1) / 100) * left**0.5
+        self.opt.zero_grad(set_to_none=True)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(self.trained, 1.0)
+        self.opt.step()
+        self.step += 1
+        last = self.running if self.running is not None else loss.item()
+        self.running = 0.98 * last + 0.02 * loss.item()
+
+    def save(self) -> None:
+        """State, and a line on how far it is."""
+        temporary = self.state_file.with_suffix(".tmp")
+        tensors = {"model": self.model.state_dict(), "rng": self.rng.get_state()}
+        torch.save({**tensors, "step": self.step}, temporary)
+        os.replace(temporary, self.state_file)
+        pace = (self.step - self.first) * self.args.batch / (time.time() - self.start)
+        line = {"step": self.step, "loss": round(self.running, 4), "per_s": round(pace, 1)}
+        print(json.dumps({**line, **measure(self.model, self.pairs, self.denoised)}), flush=True)
+
+
+def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
     parser.add_argument("role", choices=list(ARCHITECTURES))
     parser.add_argument("--data", type=Path, default=Path("data"))
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--unet", type=Path, help="the diffusion training's state.pt")
+    parser.add_argument("--init", type=Path, help="weights to start from where no state is")
     parser.add_argument("--lock-text", action="store_true", help="keep the text tower as it is")
     parser.add_argument("--adversarial", action="store_true")
     parser.add_argument("--minutes", type=float, default=10)
     parser.add_argument("--batch", type=int, default=96)
     parser.add_argument("--lr", type=float, default=1e-3)
-    args = parser.parse_args()
-    args.out.mkdir(parents=True, exist_ok=True)
-
-    seed, strength = SEED[args.role], STRENGTH[args.role]
-    torch.manual_seed(seed)
-    rng = torch.Generator().manual_seed(seed)
-    model = AudioCLIP(**ARCHITECTURES[args.role])
-    state_file = args.out / "state.pt"
-    step = 0
-    if state_file.exists():
-        state = torch.load(state_file, weights_only=True)
-        own = model.state_dict()  # the audio head is trained elsewhere
-        towers = {k: v for k, v in state["model"].items() if not k.startswith("audio.")}
-        model.load_state_dict({**own, **towers})
-        rng.set_state(state["rng"])
-        step = state["step"]
-    text_tower = [p for n, p in model.named_parameters() if not n.startswith(("visual", "audio"))]
-    if args.lock_text:
-        for p in text_tower:
-            p.requires_grad_(False)
-    for p in model.audio.parameters():
-        p.requires_grad_(False)
-    trained = [p for p in model.parameters() if p.requires_grad]
-    opt = torch.optim.AdamW(trained, args.lr, betas=(0.9, 0.98), weight_decay=0.02, fused=True)
-    pairs = Pairs(args.data, model.context_length)
-    denoised = Denoised(args.unet) if args.unet else None
-    start, first, running = time.time(), step, None
-    saved = start
-    model.train()
-    while True:
-        if denoised and (step - first) % 50 == 0:
-            denoised.refresh()
-        index = pairs.draw(args.batch, rng)
-        texts = [pairs.text_of(i, rng) for i in index.tolist()]
-        texts += [pairs.concept_text(c, rng) for c in range(len(pairs.concepts))]
-        text_label = torch.cat([pairs.label[index], torch.arange(len(pairs.concepts))])
-        x = pairs.images(index)
-        if denoised:  # three quarters as predicted at some noise level, the rest as they are
-            part = len(x) * 3 // 4
-            x = torch.cat(
-                [
-                    views(denoised(x[:part], rng), rng, 0.5 * strength),
-                    views(x[part:], rng, strength),
-                ]
-            )
-        else:
-            x = views(x, rng, strength)
-        with torch.set_grad_enabled(not args.lock_text):
-            text = F.normalize(model.encode_text(pairs.tokenize(texts)), dim=-1)
-        same = pairs.label[index][:, None] == text_label[None]
-        if args.adversarial and step % 2:
-            radius = torch.rand(len(x), generator=rng) * 0.03
-            x = adversarial(model, x, text, same, radius)
-        image = encode(model, x)
-        scale = model.logit_scale.exp().clamp(max=50.0)
-        loss = contrast(image, text, same, scale)
-        if not args.lock_text:
-            n = len(index)
-            loss = (loss + contrast(text[:n], image, same[:, :n].T, scale)) / 2
-        left = 1 - (time.time() - start) / (60 * args.minutes)
-        for group in opt.param_groups:  # warm up, then down to nothing at the end
-            group["lr"] = args.lr * min(1.0, (step - first + 1) / 100) * max(left, 0.0) ** 0.5
-        opt.zero_grad(set_to_none=True)
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(trained, 1.0)
-        opt.step()
-        step += 1
-        running = loss.item() if running is None else 0.98 * running + 0.02 * loss.item()
-        done = left <= 0
-        if done or time.time() - saved > 90:
+    args = parser.parse_args(argv)
+    training = Training(args)
+    saved, end = time.time(), time.time() + 60 * args.minutes
+    while time.time() < end:
+        training.advance(left=max(0.0, (end - time.time()) / (60 * args.minutes)))
+        if time.time() - saved > 120:
+            training.save()
             saved = time.time()
-            save(state_file, {"model": model.state_dict(), "rng": rng.get_state(), "step": step})
-            line = {"step": step, "images": step * args.batch, "loss": round(running, 4),
-                    "per_s": round((step - first) * args.batch / (saved - start), 1),
-                    **measure(model, pairs, denoised)}  # fmt: skip
-            print(json.dumps(line), flush=True)
-        if done:
-            return
+    training.save()
 
 
 if __name__ == "__main__":

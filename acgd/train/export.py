@@ -17,9 +17,8 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from acgd.models.audioclip import AudioCLIP
-from acgd.train.audio import load_towers
 from acgd.train.diffusion import ARCHITECTURE as UNET
-from acgd.train.encoder import ARCHITECTURES
+from acgd.train.encoder import ARCHITECTURES, load_towers
 
 WEIGHTS = Path(__file__).resolve().parents[1] / "weights"
 

@@ -90,8 +90,8 @@ def disturb(wave: Tensor, rng: torch.Generator) -> Tensor:
         return low + (high - low) * torch.rand(n, *shape, generator=rng)
 
     spectrum = torch.fft.rfft(wave)
-    # a smooth random equaliser: +-12 dB at eight points of a warped frequency axis
-    points = F.interpolate(u(-12, 12, 1, 8), size=256, mode="linear", align_corners=True)[:, 0]
+    # a smooth random equaliser: +-8 dB at eight points of a warped frequency axis
+    points = F.interpolate(u(-8, 8, 1, 8), size=256, mode="linear", align_corners=True)[:, 0]
     place = (torch.linspace(0, 1, spectrum.shape[1]) ** 0.5 * 255).long()
     active = (torch.rand(n, 1, generator=rng) < 0.6).float()
     spectrum = spectrum * 10 ** (active * points[:, place] / 20)
@@ -107,10 +107,10 @@ def disturb(wave: Tensor, rng: torch.Generator) -> Tensor:
     slope = torch.linspace(1e-3, 1, colour.shape[1])[None] ** (-u(0, 1, 1))
     noise = torch.fft.irfft(colour * slope, length)
     noise = noise / noise.abs().amax(1, keepdim=True)
-    wave = wave + noise * 10 ** (u(-80, -18, 1) / 20)
+    wave = wave + noise * 10 ** (u(-100, -20, 1) / 20)
     other = wave[torch.randperm(n, generator=rng)]
     wave = wave + other * 10 ** (u(-30, -14, 1) / 20) * (torch.rand(n, 1, generator=rng) < 0.3)
-    gain = 10 ** (u(-30, 0, 1) / 20)
+    gain = 10 ** (u(-20, 0, 1) / 20)
     return wave / wave.abs().amax(1, keepdim=True).clamp(min=1e-4) * gain
 
 
