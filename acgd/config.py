@@ -36,6 +36,7 @@ CHOICES = {
     "precision": ("auto", "fp32", "bf16", "fp16"),
 }
 AT_LEAST = {"batch_size": 1, "skip_steps": 0, "preview_every": 0, "enlarge_to": 0}
+WEIGHTS = Path(__file__).parent / "weights"
 WHOLE_FILE = 64 * 2**20  # bytes; larger files are told apart by their size and both ends
 
 
@@ -189,7 +190,7 @@ def canonical(value: Any, key: str = "") -> Any:
 
 
 def existing_file(value: str) -> Path | None:
-    """The file that a string names, also as "demo:NAME"; None for a string that names none.
+    """The file that a string names, also as "demo:NAME" or "embedded:NAME"; None if it is none.
 
     A bare word ("cosine") is never taken for a file that happens to be called so.
     """
@@ -197,6 +198,8 @@ def existing_file(value: str) -> Path | None:
 
     if not re.search(r"[./:\\]", value):
         return None
+    if value.startswith("embedded:"):
+        value = str(WEIGHTS / f"{value.removeprefix('embedded:')}.safetensors")
     try:
         path = audio.resolve(value)
         return path if path.is_file() else None

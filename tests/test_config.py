@@ -52,6 +52,15 @@ def test_sounds_count_by_content(sounds, tmp_path):
     assert sign(f"prompt.path='{path}'") != before
 
 
+def test_retrained_weights_make_other_pictures(tone, tmp_path, monkeypatch):
+    monkeypatch.setattr(config, "WEIGHTS", tmp_path)
+    seen = set()
+    for content in (b"once", b"more"):
+        (tmp_path / "tiny_unet.safetensors").write_bytes(content)
+        seen.add(sign(tone))
+    assert len(seen) == 2
+
+
 def test_a_text_that_looks_like_a_number_or_a_file_stays_a_text(tmp_path, monkeypatch):
     (tmp_path / "a.txt").write_text("content")
     monkeypatch.chdir(tmp_path)
