@@ -56,11 +56,17 @@ class Denoiser(Protocol):
 
 
 class Guide(Protocol):
-    """Returns dL/dx, dL/dx0 (None where L does not depend on it) and the losses, each (B,)."""
+    """What steers a sampler: dL/dx, dL/dx0 (each (B, 3, H, W)) and the losses, each (B,)."""
+
+    through_unet: bool  # whether dL/dx0 goes back to x through the network
+
+    def active(self, t: Tensor) -> bool: ...  # whether step t (B,) is guided at all
 
     def __call__(
         self, x: Tensor, x0: Tensor, t: Tensor
-    ) -> tuple[Tensor | None, Tensor | None, dict[str, Tensor]]: ...
+    ) -> tuple[Tensor, Tensor, dict[str, Tensor]]: ...
+
+    def limit(self, grad: Tensor) -> Tensor: ...  # the last word on the whole gradient
 
 
 class Sampler(Protocol):
