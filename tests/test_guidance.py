@@ -204,7 +204,7 @@ def test_guidance_is_built_from_its_yaml(path):
     node["schedule"] = yaml.safe_load(path.read_text())
     known = {"targets": [targets(0)], "diffusion": DIFFUSION, "noise": Noise([0])}
     guide = build(node, encoder=ENCODER, **known)
-    assert guide.schedule.start == 0.0 and guide.scales["clip"] == 1000
+    assert guide.schedule.start == 0.0 and guide.scales["clip"] == node["clip"]
 
 
 @pytest.mark.parametrize("path", sorted(CONF.glob("sampler/*.yaml")), ids=lambda p: p.stem)
