@@ -17,9 +17,9 @@ def judge(
     pixels and twins (B, 3, H, W) uint8, as they are on disk.
     """
     for sample in batch:
-        by = studio.by_judge if sample.judged else studio.by_encoder
-        targets = sample.judged or sample.targets
-        sample.scores = {"concept": metrics.concept_of(cfg["concept"], targets, by)}
+        # what the user was told is heard: the picture is asked for that
+        concept = metrics.concept_of(cfg["concept"], sample.targets, studio.by_encoder)
+        sample.scores = {"concept": concept}
     for of, images in (("picture", pixels), ("twin", twins)):
         for name, view in (("judge", studio.by_judge), ("encoder", studio.by_encoder)):
             if images is None or view is None:
