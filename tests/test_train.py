@@ -9,7 +9,7 @@ import torch
 from acgd.train import diffusion
 from acgd.train.encoder import contrast
 from acgd.train.pairs import Pairs, concept_prompts, views
-from acgd.train.sound_views import SAMPLE_RATE, Sounds, disturb, mask, window
+from acgd.train.sound_views import SAMPLE_RATE, Pool, Sounds, disturb, mask, mix, window
 
 SMALL = {
     **diffusion.ARCHITECTURE,
@@ -133,3 +133,22 @@ def test_mask_quietens_a_part():
     out = mask(picture, torch.Generator().manual_seed(0))
     changed = (out != picture).float().mean()
     assert 0 < changed < 0.9 and (out >= picture.amin(dim=(1, 2, 3), keepdim=True)).all()
+
+
+def test_pool_gives_back_what_was_heard_last():
+    """Pictures come with their own labels, cut in time; the oldest make room."""
+    rng, pool = torch.Generator().manual_seed(0), Pool(6)
+    for label in range(4):  # eight pictures for six places
+        pool.add(torch.full((2, 3, 5, 20), -10.0 * label), torch.full((2,), label))
+    picture, label = pool.draw(64, 12, rng)
+    assert picture.shape == (64, 3, 5, 12)
+    assert set(label.tolist()) == {1, 2, 3}
+    level = picture.mean(dim=(1, 2, 3))
+    assert (level <= -10.0 * label + 6).all() and (level >= -10.0 * label - 18).all()
+
+
+def test_mix_adds_powers():
+    """Two equal sounds, half of each, without relation: 3 dB less than one of them."""
+    a = torch.full((1, 3, 2, 4), -20.0)
+    assert torch.allclose(mix(a, a, torch.tensor(0.5)), a - 3.0103, atol=1e-3)
+    assert torch.allclose(mix(a, a - 60, torch.tensor(0.0)), a)

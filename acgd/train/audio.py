@@ -23,9 +23,11 @@ from torch import Tensor
 from acgd.models.audioclip import AudioCLIP
 from acgd.train.encoder import ARCHITECTURES, SEED, encode, load_model, load_towers
 from acgd.train.pairs import Pairs
-from acgd.train.sound_views import Sounds, disturb, mask
+from acgd.train.sound_views import SAMPLE_RATE, Pool, Sounds, disturb, mask, mix
 
-SECONDS = (1.5, 4.0)  # of a training window, drawn anew for each batch
+SECONDS = (1.5, 3.5)  # of what a batch hears, drawn anew for each; windows have the longer
+FRESH = 8  # windows of a batch that are new, the others were heard before
+POOL = 8192  # windows that are kept
 PICTURES = 192  # pictures that a batch of sounds is contrasted with
 MIXED = 0.3  # share of batches that are mixed pairwise
 
@@ -51,11 +53,12 @@ def measure(model: AudioCLIP, sounds: Sounds, texts: Tensor) -> dict[str, float]
     """Share of held-out sounds whose concept's name ranks first and among five, by source."""
     model.audio.eval()
     hits: dict[str, list[tuple[float, float]]] = {}
+    held: dict[str, list[int]] = {}
     for i in (~sounds.train).nonzero()[:, 0].tolist():
-        source = sounds.rows[i]["source"]
-        if len(hits.get(source, [])) >= 80:
-            continue
-        wave = sounds.clip(i)[: 22050 * 10]
+        held.setdefault(sounds.rows[i]["source"], []).append(i)
+    # at most 80 of a source, spread over all of them: its concepts follow each other
+    for source, i in ((s, i) for s, own in held.items() for i in own[:: -(-len(own) // 80)]):
+        wave = sounds.clip(i)[: SAMPLE_RATE * 10]
         similarity = F.normalize(model.encode_audio(wave[None]), dim=-1)[0] @ texts.T
         rank = int((similarity > similarity[sounds.label[i]]).sum())
         hits.setdefault(source, []).append((rank < 1, rank < 5))
@@ -93,7 +96,7 @@ class Training:
         self.state_file = args.out / "state.pt"
         self.load()
         self.pairs = Pairs(args.data, self.model.context_length)
-        self.sounds = Sounds(args.data, self.pairs.concepts)
+        self.sounds, self.pool = Sounds(args.data, self.pairs.concepts), Pool(POOL)
         self.texts = text_table(self.model, self.pairs)
         self.pictures, self.picture_label = picture_table(self.model, self.pairs)
         self.head.train()
@@ -115,22 +118,25 @@ class Training:
             self.scale.data.copy_(whole["logit_scale_at"])
 
     def draw(self) -> tuple[Tensor, Tensor]:
-        """Disturbed windows (n, T) and what they show as shares of the concepts (n, C)."""
-        rng, (short, long) = self.rng, SECONDS
-        seconds = short + (long - short) * torch.rand((), generator=rng).item()
-        wave, label = self.sounds.draw(self.args.batch, seconds, rng)
-        wave, target = disturb(wave, rng), F.one_hot(label, len(self.texts)).float()
-        if torch.rand((), generator=rng) < MIXED:
-            order = torch.randperm(len(wave), generator=rng)
-            share = torch.rand(len(wave), 1, generator=rng) * 0.5
-            wave = (1 - share) * wave + share * wave[order]
-            target = (1 - share) * target + share * target[order]
-        return wave, target
-
-    def loss(self, wave: Tensor, target: Tensor) -> Tensor:
-        """Against a text for each concept and, less, against pictures of the concepts."""
+        """Pictures (n, 3, rows, frames) and what they show as shares of the concepts (n, C)."""
+        rng, (short, long), n = self.rng, SECONDS, self.args.batch
+        fresh = FRESH if self.pool.count >= 8 * n else n
+        wave, label = self.sounds.draw(fresh, long, rng)
         with torch.no_grad():
-            picture = mask(self.head.picture(wave), self.rng)
+            self.pool.add(self.head.picture(disturb(wave, rng)), label)
+            seconds = short + (long - short) * torch.rand((), generator=rng).item()
+            frames = int(seconds * SAMPLE_RATE / self.head.hop_length)
+            picture, label = self.pool.draw(n, frames, rng)
+            target = F.one_hot(label, len(self.texts)).float()
+            if torch.rand((), generator=rng) < MIXED:
+                order = torch.randperm(n, generator=rng)
+                share = torch.rand(n, 1, generator=rng) * 0.5
+                picture = mix(picture, picture[order], share[:, :, None, None])
+                target = (1 - share) * target + share * target[order]
+        return mask(picture, rng), target
+
+    def loss(self, picture: Tensor, target: Tensor) -> Tensor:
+        """Against a text for each concept and, less, against pictures of the concepts."""
         picture = picture.to(memory_format=torch.channels_last)
         audio = F.normalize(self.head.fc(self.head.reduce(self.head.features(picture))), dim=-1)
         audio = audio * self.scale.exp().clamp(max=50)

@@ -114,6 +114,49 @@ def disturb(wave: Tensor, rng: torch.Generator) -> Tensor:
     return wave / wave.abs().amax(1, keepdim=True).clamp(min=1e-4) * gain
 
 
+class Pool:
+    """Pictures of earlier windows, drawn again and varied while they are pictures.
+
+    Cutting, disturbing and transforming a window costs more than a training step on it, so a
+    window serves a few times (Choi et al. 2019, "Faster Neural Network Training with Data Echoing").
+    """
+
+    def __init__(self, size: int):
+        self.size, self.count = size, 0
+        self.pictures: Tensor | None = None
+        self.labels = torch.zeros(size, dtype=torch.long)
+
+    def add(self, pictures: Tensor, labels: Tensor) -> None:
+        """Pictures (n, 3, rows, frames) in the place of the oldest."""
+        if self.pictures is None:
+            self.pictures = torch.zeros(self.size, *pictures.shape[1:], dtype=torch.float16)
+        place = (torch.arange(len(labels)) + self.count) % self.size
+        self.pictures[place], self.labels[place] = pictures.half(), labels
+        self.count += len(labels)
+
+    def draw(self, n: int, frames: int, rng: torch.Generator) -> tuple[Tensor, Tensor]:
+        """(n, 3, rows, frames) stretches of pictures, in level and timbre a little off; labels."""
+        index = torch.randint(min(self.count, self.size), (n,), generator=rng)
+        whole = self.pictures[index].float()
+        first = int(torch.randint(whole.shape[-1] - frames + 1, (), generator=rng))
+        return retune(whole[..., first : first + frames], rng), self.labels[index]
+
+
+def retune(picture: Tensor, rng: torch.Generator, floor: float = -80.0) -> Tensor:
+    """A level of up to 12 dB less and a smooth equaliser of +-6 dB on (n, 3, rows, frames)."""
+    n, bands, rows, _ = picture.shape
+    points = torch.rand(n, 1, 8, generator=rng) * 12 - 6
+    curve = F.interpolate(points, size=bands * rows, mode="linear", align_corners=True)
+    curve = curve - torch.rand(n, 1, 1, generator=rng) * 12
+    return (picture + curve.reshape(n, bands, rows, 1)).clamp(min=floor)
+
+
+def mix(a: Tensor, b: Tensor, share: Tensor) -> Tensor:
+    """Decibels of (1 - share) a + share b, sounds without relation: their powers add up."""
+    power = (1 - share).square() * 10 ** (a / 10) + share.square() * 10 ** (b / 10)
+    return 10 * power.log10()
+
+
 def mask(picture: Tensor, rng: torch.Generator) -> Tensor:
     """SpecAugment (Park et al. 2019): a stretch of time and one of frequency go quiet.
 
