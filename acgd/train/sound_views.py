@@ -117,8 +117,8 @@ def disturb(wave: Tensor, rng: torch.Generator) -> Tensor:
 class Pool:
     """Pictures of earlier windows, drawn again and varied while they are pictures.
 
-    Cutting, disturbing and transforming a window costs more than a training step on it, so a
-    window serves a few times (Choi et al. 2019, "Faster Neural Network Training with Data Echoing").
+    Cutting, disturbing and transforming a window costs more than a training step on it, so each
+    serves a few times (Choi et al. 2019, "Faster Neural Network Training with Data Echoing").
     """
 
     def __init__(self, size: int):
