@@ -7,9 +7,11 @@ Nothing here imports torch: a mistake in the config is answered before that take
 from __future__ import annotations
 
 import hashlib
+import inspect
 import json
 import os
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -54,7 +56,8 @@ class Run:
 def build(node: Any, **known: Any) -> Any:
     """The object that a node's `_target_` names, given the node's other keys and `known`.
 
-    `known` (encoders, tensors, targets) goes to the constructor as it is, past OmegaConf.
+    `known` (encoders, tensors, targets) goes to the constructor as it is, past OmegaConf; what
+    its signature does not name is left out, so that a captioner need not know of every device.
     Raises UserError for an unknown argument or target, and whatever the constructor raises.
     """
     from hydra.errors import InstantiationException
@@ -68,11 +71,22 @@ def build(node: Any, **known: Any) -> Any:
             raise cause from None
         raise UserError(one_line(error)) from error
     try:
-        return make(**known)
+        return make(**named(make.func, known))
     except TypeError as error:
         if "argument" not in str(error):
             raise
         raise UserError(f"{node['_target_']}: {one_line(error)}; see its yaml") from error
+
+
+def named(make: Callable, known: dict[str, Any]) -> dict[str, Any]:
+    """Those of `known` that a constructor's signature names, all where it takes any keyword."""
+    try:
+        parameters = inspect.signature(make).parameters
+    except ValueError:  # some of Python's own have none
+        return known
+    if any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
+        return known
+    return {key: value for key, value in known.items() if key in parameters}
 
 
 def expand(cfg: Any) -> list[Run]:

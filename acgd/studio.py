@@ -33,8 +33,8 @@ class Studio:
         self.encoder = once("encoder", cfg["encoder"], **where)
         self.judge = once("judge", cfg["judge"], **where) if cfg["judge"]["_target_"] else None
         self.sampler = build(cfg["sampler"])
-        self.describer = build(cfg["describer"], encoder=self.encoder)
-        self.captioner = build(cfg["captioner"])
+        self.describer = build(cfg["describer"], encoder=self.encoder, **where)
+        self.captioner = build(cfg["captioner"], judge=self.judge, **where)
         self.labels = metrics.read_labels(cfg["labels"])
         self.by_encoder = viewer("encoder", self.encoder, self.labels)
         self.by_judge = viewer("judge", self.judge, self.labels) if self.judge else None
