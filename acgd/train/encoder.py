@@ -173,7 +173,7 @@ class Training:
         self.opt = torch.optim.AdamW(
             self.trained, args.lr, betas=(0.9, 0.98), weight_decay=0.02, fused=True
         )
-        self.pairs = Pairs(args.data, self.model.context_length)
+        self.pairs = Pairs(args.data, self.model.context_length, args.share)
         self.denoised = Denoised(args.unet) if args.unet else None
         self.first, self.start = self.step, time.time()
 
@@ -251,6 +251,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--minutes", type=float, default=10)
     parser.add_argument("--batch", type=int, default=96)
     parser.add_argument("--lr", type=float, default=1e-3)
+    parser.add_argument("--share", type=float, default=0.6, help="of pictures of the concepts")
     args = parser.parse_args(argv)
     training = Training(args)
     saved, end = time.time(), time.time() + 60 * args.minutes

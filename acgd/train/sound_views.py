@@ -28,13 +28,18 @@ class Sounds:
         self.weight = self._weights()
 
     def _weights(self) -> Tensor:
-        """Concepts alike; in a concept recordings `REAL` and the rest the rest; groups alike."""
+        """What is there in more variety is drawn more often: (clips,), in all 1.
+
+        A group counts with the root of its size, a concept with the sum of its groups; in it
+        recordings have `REAL` and synthesised clips the rest. Drawing concepts alike would hear a
+        lone clip of a duck as often as nineteen dogs, and learn it by heart.
+        """
         weight = torch.zeros(len(self.rows))
         groups = [row["group"] for row in self.rows]
         for concept in self.label.unique():
             parts = [self.train & (self.label == concept) & self.real]
             parts.append(self.train & (self.label == concept) & ~self.real)
-            shares = [REAL, 1 - REAL]
+            shares, variety = [REAL, 1 - REAL], 0.0
             for part, share in zip(parts, shares, strict=True):
                 index = part.nonzero()[:, 0].tolist()
                 size: dict[str, int] = {}
@@ -42,12 +47,13 @@ class Sounds:
                     size[groups[i]] = size.get(groups[i], 0) + 1
                 for i in index:  # a group's say grows with the root of its size
                     weight[i] = size[groups[i]] ** -0.5
+                variety += sum(count**0.5 for count in size.values())
                 if index:
                     weight[part] *= share / weight[part].sum()
             own = self.label == concept
             if weight[own].any():
-                weight[own] /= weight[own].sum()
-        return weight
+                weight[own] *= variety / weight[own].sum()
+        return weight / weight.sum()
 
     def clip(self, i: int) -> Tensor:
         """Clip i whole, (T,) float32 in [-1, 1]."""
