@@ -1,9 +1,10 @@
 """Weights from files: where they are looked for, what is read, and strict loading.
 
-A source is written as "embedded:NAME" (shipped in acgd/weights), as a path, or as a bare file
-name that is also looked for in the cache folder, $ACGD_CACHE or ~/.cache/acgd. Files are .pt
-(read with weights_only=True), TorchScript archives (OpenAI's CLIP files) or .safetensors.
-Everything that can be wrong with them ends in a UserError of one line.
+A source is written as "embedded:NAME" (shipped in acgd/weights), as a path, or as the name of a
+file in the cache folder, $ACGD_CACHE or ~/.cache/acgd, where scripts/fetch.py puts the published
+ones. Files are .pt (read with weights_only=True), TorchScript archives (OpenAI's CLIP files, whose
+code is not run) or .safetensors. Large files are mapped: a tensor's bytes are read when they are
+used, and memory holds one copy. What can be wrong with them ends in a UserError of one line.
 """
 
 from __future__ import annotations
@@ -22,22 +23,24 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
+from acgd import conversion, published, torchscript
+from acgd.recognise import looks_like
 from acgd.types import UserError
 
 EMBEDDED = Path(__file__).parent / "weights"
-BROKEN = (SafetensorError, RuntimeError, pickle.UnpicklingError, EOFError, ValueError, KeyError)
-# a key by which a file's model is known, the telling ones first
-LOOKS_LIKE = {
-    "audio.fbsp.fc": "AudioCLIP",
-    "fbsp.fc": "AudioCLIP's audio head alone",
-    "gpt.transformer.wte.weight": "ClipCap",
-    "visual.attnpool.c_proj.weight": "CLIP with a ResNet",
-    "visual.class_embedding": "CLIP with a ViT",
-    "input_blocks.0.0.weight": "a guided-diffusion UNet",
-    "decoder.dense.weight_g": "MusCaps",
-    "hstft.bw_Q": "an audio tagger of MusCaps",
-}
+BROKEN = (
+    SafetensorError,
+    RuntimeError,
+    pickle.UnpicklingError,
+    zipfile.BadZipFile,
+    EOFError,
+    ValueError,
+    LookupError,
+    TypeError,
+    AttributeError,
+)
 SCRIPT_EXTRAS = ("input_resolution", "context_length", "vocab_size")  # integers, no weights
+WRAPPERS = ("state_dict", "model_state_dict", "model")  # what a training's file keeps weights under
 
 
 def cache_dir() -> Path:
@@ -56,24 +59,24 @@ def locate(source: str | Path) -> Path:
             raise UserError(f"no embedded weights {name!r}: {path} is not there")
         return path
     path = Path(source).expanduser()
-    places = [path] if len(path.parts) > 1 else [path, cache_dir() / path]
+    cached = len(path.parts) == 1 or published.named(source)
+    places = [path, cache_dir() / path] if cached else [path]
     for place in places:
         if place.is_file():
             return place
-    raise UserError(
-        f"the weights {source} are not here: put the file at {places[-1].absolute()},"
-        " or name another path with checkpoint="
-    )
+    raise published.missing(source, places[-1].absolute())
 
 
 def load_state(path: str | Path) -> dict[str, Tensor]:
-    """The tensors of a file by key, on the CPU and in the file's own dtypes."""
+    """The tensors of a file by key, on the CPU and in the file's own dtypes.
+
+    A training's wrapper ({"state_dict": ..., "epoch": ...}) and a prefix "module." of every key
+    are taken off.
+    """
     path = locate(path)
     try:
-        if path.suffix == ".safetensors":
-            with safe_open(path, framework="pt") as file:
-                return {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
-        state = read_pickle(path)
+        quick = conversion.find(path)
+        state = conversion.read(quick) if quick else read_pickle(path)
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror or error})") from None
     except BROKEN as error:
@@ -81,9 +84,13 @@ def load_state(path: str | Path) -> dict[str, Tensor]:
             f"{path}: truncated, or no weights file that can be read safely"
             f" ({first_words(error)}); fetch it again"
         ) from None
+    if isinstance(state, dict):
+        state = next((state[w] for w in WRAPPERS if isinstance(state.get(w), dict)), state)
     if not isinstance(state, dict) or not all(isinstance(v, Tensor) for v in state.values()):
         raise UserError(f"{path}: holds no plain state dict (tensors by name)")
-    return state
+    if state and all(key.startswith("module.") for key in state):
+        return {key.removeprefix("module."): value for key, value in state.items()}
+    return dict(state)
 
 
 def read_pickle(path: Path) -> dict[str, Tensor]:
@@ -91,11 +98,17 @@ def read_pickle(path: Path) -> dict[str, Tensor]:
     if not zipfile.is_zipfile(path):  # the format before torch 1.6, or broken
         return torch.load(path, map_location="cpu", weights_only=True)
     with zipfile.ZipFile(path) as archive:
-        scripted = any(name.endswith("/constants.pkl") for name in archive.namelist())
+        scripted = torchscript.is_archive(archive.namelist())
     if not scripted:
         return torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-    state = torch.jit.load(str(path), map_location="cpu").state_dict()
+    state = torchscript.state_dict(path)
     return {key: value for key, value in state.items() if key not in SCRIPT_EXTRAS}
+
+
+def convert(path: str | Path) -> Path:
+    """Write a file's tensors beside it as FILE.safetensors, which is then read in its place."""
+    path = locate(path)
+    return path if path.suffix == ".safetensors" else conversion.write(load_state(path), path)
 
 
 def read_config(path: str | Path) -> dict:
@@ -155,11 +168,16 @@ def load_into(
     source: str | Path,
     ignore: Sequence[str] = (),
     assign: bool = False,
+    device: str | torch.device | None = None,
+    release: bool = False,
 ) -> nn.Module:
     """Load strictly, converting to the module's dtypes; a UserError names what does not fit.
 
     Keys that fit a pattern of `ignore` may be missing or be too many. With `assign`, and
-    always on the meta device, the module takes the file's tensors as its own.
+    always on the meta device, the module takes the file's tensors as its own; with `device` it
+    takes them over there, one after the other. `release` empties `state` on the way, so that
+    what was converted is held once. A module made by `empty` and brought to its dtypes before
+    (a half-precision torso, say) never holds the file's.
     """
     own = module.state_dict()
     kept = lambda key: not any(fnmatchcase(key, pattern) for pattern in ignore)  # noqa: E731
@@ -179,15 +197,11 @@ def load_into(
             f"{source}: these weights do not fit {type(module).__name__} as configured: {what}"
             + (f"; the file looks like {guess}" if guess else "")
         )
-    fitting = {k: state[k].to(own[k].dtype) for k in own if k in state}
-    assign = assign or any(t.is_meta for t in own.values())
+    take = state.pop if release else state.__getitem__
+    fitting = {k: take(k).to(device=device, dtype=own[k].dtype) for k in own if k in state}
+    assign = assign or device is not None or any(t.is_meta for t in own.values())
     module.load_state_dict(fitting, strict=False, assign=assign)
     return module
-
-
-def looks_like(state: dict[str, Tensor]) -> str | None:
-    """What published model a state dict's keys belong to, if any."""
-    return next((name for key, name in LOOKS_LIKE.items() if key in state), None)
 
 
 def listed(names: list[str], most: int = 3) -> str:

@@ -1,0 +1,98 @@
+"""The table of published files, acgd/published.yaml: what a config may name and where it is."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from acgd.types import UserError
+
+TABLE = Path(__file__).with_name("published.yaml")
+SCRIPT = Path(__file__).parents[1] / "scripts" / "fetch.py"  # absent where acgd is installed
+
+
+@dataclass(frozen=True)
+class Published:
+    """One file. `size` and `sha256` are None where nobody could check them here."""
+
+    name: str  # in the cache folder, and in a config's `checkpoint`
+    purpose: str
+    licence: str
+    size: int | None  # bytes
+    about: int  # bytes to plan the disk by: the size, else what the tensors come to, else 0
+    sha256: str | None
+    mirrors: tuple[str, ...]  # URLs or paths, in the order they are tried
+    by_hand: str | None  # what a person does, followed by where the file goes
+
+
+@cache
+def table() -> dict[str, Published]:
+    """Every published file by its name."""
+    from omegaconf import OmegaConf
+
+    rows = OmegaConf.to_container(OmegaConf.load(TABLE))
+    return {name: read(name, **row) for name, row in rows.items()}
+
+
+def read(name: str, licence: str, size: int | None, sha256: str | None, **row: Any) -> Published:
+    """A row of the table; its mirrors may say {name} and {sha256}."""
+    return Published(
+        name=name,
+        purpose=row["for"],
+        licence=licence,
+        size=size,
+        about=size or row.get("about", 0),
+        sha256=sha256,
+        mirrors=tuple(m.format(name=name, sha256=sha256) for m in row["mirrors"]),
+        by_hand=row.get("by_hand"),
+    )
+
+
+def named(name: str) -> list[Published]:
+    """The file of this name, or those in the folder of this name ("gpt2"); [] if there is none."""
+    rows = table()
+    folder = name.rstrip("/") + "/"
+    return [rows[name]] if name in rows else [rows[n] for n in rows if n.startswith(folder)]
+
+
+def named_in(node: Any, key: str = "") -> list[Published]:
+    """The published files that a config's values name, at any depth, each once."""
+    if isinstance(node, dict):
+        found = [row for k, value in node.items() for row in named_in(value, str(k))]
+    elif isinstance(node, list):
+        found = [row for value in node for row in named_in(value, key)]
+    else:
+        found = named(node) if isinstance(node, str) and node and key != "text" else []
+    return list(dict.fromkeys(found))
+
+
+def missing(source: str, place: Path) -> UserError:
+    """What to say of weights that are not here and belong at `place`."""
+    where = f"the weights {source} are not here: put the file at {place}"
+    rows = named(source)
+    if rows and rows[0].mirrors:
+        size = gigabytes(sum(row.about for row in rows))
+        return UserError(f"{where}, or fetch it: {command()} {source} ({size})")
+    if rows:
+        return UserError(f"{where}; nobody publishes it: {by_hand(rows[0], place)}")
+    return UserError(f"{where}, or name another path with checkpoint=")
+
+
+def by_hand(row: Published, place: Path) -> str:
+    """What a person does where nothing can be fetched."""
+    return f"{row.by_hand or 'find it and save it as'} {place}"
+
+
+def command() -> str:
+    """How the fetching script is called here."""
+    return "python scripts/fetch.py" if SCRIPT.is_file() else "python -m acgd.fetch"
+
+
+def gigabytes(count: int) -> str:
+    """Bytes in words: "2.2 GB", "537 MB"."""
+    for unit, size in (("GB", 10**9), ("MB", 10**6), ("kB", 10**3)):
+        if count >= size:
+            return f"{count / size:.{count < 10 * size:d}f} {unit}"
+    return f"{count} bytes"
