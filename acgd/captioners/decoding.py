@@ -8,6 +8,7 @@ length, E the width, V the vocabulary, B the beams of a picture.
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -15,7 +16,43 @@ from torch import Tensor
 from acgd.models.clipcap import ClipCap
 from acgd.types import UserError
 
+HOW = ("greedy", "beam", "top_p")
 Choose = Callable[[Tensor, Tensor], Tensor]  # logits (n, V), pictures (n,) -> tokens (n,)
+
+
+@dataclass(frozen=True)
+class Decoding:
+    """How captions are written, as a captioner's yaml says it: one for each of (N, P, E).
+
+    how: "greedy", "beam" (of `beams`) or "top_p", drawn with `temperature` and `seed`.
+    likeliest: top_p as the notebook's generate2 has it, which takes the likeliest token whatever
+    top_p and temperature say.
+    """
+
+    how: str = "beam"
+    beams: int = 5
+    top_p: float = 0.8
+    temperature: float = 1.0
+    likeliest: bool = False
+    seed: int = 0
+    length: int = 67  # tokens at most
+
+    def __post_init__(self) -> None:
+        if self.how not in HOW:
+            raise UserError(f"captioner.decoding.how={self.how}: choose from {', '.join(HOW)}")
+        if min(self.beams, self.length) < 1:
+            raise UserError("captioner.decoding: beams and length must be 1 or more")
+        if not (0 < self.top_p <= 1 and self.temperature > 0):
+            raise UserError("captioner.decoding: top_p must be in (0, 1], temperature above 0")
+
+    def __call__(self, model: ClipCap, prefix: Tensor, stop: int) -> list[Tensor]:
+        if self.how == "beam":
+            found = beams(model, prefix, stop, self.length, self.beams)
+            return [ranked[0] for ranked in found]
+        if self.how == "greedy" or self.likeliest:
+            return greedy(model, prefix, stop, self.length)
+        drawn = (self.top_p, self.temperature, self.seed)
+        return top_p(model, prefix, stop, self.length, *drawn)
 
 
 @torch.no_grad()
@@ -58,7 +95,9 @@ def top_p(
     alone and among others.
     """
     if not (0 < p <= 1 and temperature > 0):
-        raise UserError(f"captioner: top_p={p} must be in (0, 1], temperature={temperature} above 0")
+        raise UserError(
+            f"captioner: top_p={p} must be in (0, 1], temperature={temperature} above 0"
+        )
     generators = [torch.Generator().manual_seed(seed) for _ in range(len(prefix))]
 
     def choose(logits: Tensor, pictures: Tensor) -> Tensor:
@@ -86,7 +125,7 @@ def beams(
     n, device = len(prefix), prefix.device
     out = model.gpt(inputs_embeds=prefix, use_cache=True)
     past = out.past_key_values
-    past.batch_repeat_interleave(width)
+    past.batch_select_indices(torch.arange(n, device=device).repeat_interleave(width))
     scores, tokens = out.logits[:, -1].float().log_softmax(-1).topk(width)  # (N, B) sums
     said, lengths = tokens[:, :, None], torch.ones(n, width, device=device)
     stopped = tokens == stop
@@ -107,7 +146,8 @@ def beams(
         scores, stopped = means * lengths, stopped | (tokens == stop)
         kept = said.gather(1, source[:, :, None].expand_as(said))
         said = torch.cat([kept, tokens[:, :, None]], 2)
-        past.reorder_cache((source + width * torch.arange(n, device=device)[:, None]).flatten())
+        first = width * torch.arange(n, device=device)[:, None]  # of each picture's beams
+        past.batch_select_indices((source + first).flatten())
     best = (scores / lengths).argsort(dim=1, descending=True, stable=True).tolist()
     sizes = lengths.long().tolist()
     return [[said[i, b, : sizes[i][b]].cpu() for b in best[i]] for i in range(n)]

@@ -1,9 +1,9 @@
 """ClipCap: a picture's CLIP embedding as a prefix that GPT-2 goes on from, with published keys.
 
-Mokady et al., "ClipCap: CLIP Prefix for Image Captioning", arXiv:2111.09734; GPT-2 (Radford et al.
-2019) is transformers'. The mapper turns an embedding into `prefix_length` embeddings of GPT-2's
-words: an MLP (a single linear layer for more than ten, as in the notebook) or a transformer over
-learned constants. transformers' classes cost seconds to import: that happens when one is made.
+Mokady et al., "ClipCap: CLIP Prefix for Image Captioning", arXiv:2111.09734. The mapper turns an
+embedding into `prefix_length` embeddings of GPT-2's words: an MLP (a single linear layer for more
+than ten, as in the notebook) or a transformer over learned constants. GPT-2 is transformers', whose
+classes take five seconds to import (that happens when one is made), or for a small model our own.
 
 N is the number of pictures, L of words, P the prefix's length, E GPT-2's width, V its vocabulary.
 """
@@ -13,6 +13,8 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from acgd.models.gpt2 import GPT2
 
 # Not weights: the causal mask and its fill value, which transformers stored before 4.31, and the
 # output layer, which is the word embedding itself.
@@ -113,6 +115,7 @@ class TransformerMapper(nn.Module):
 class ClipCap(nn.Module):
     """A mapper and GPT-2 (12 layers of 768 unless told otherwise).
 
+    light: True for acgd.models.gpt2 in place of transformers' GPT-2, which it equals.
     mapper: "mlp", "transformer", or "tokens", a transformer over the image tower's own tokens,
     clip_length of them. prefix_size is the size of the embedding, or of a token. The arguments
     from num_layers on to mlp_ratio are the transformer mappers'.
@@ -133,10 +136,12 @@ class ClipCap(nn.Module):
         vocab_size: int = 50257,
         n_positions: int = 1024,
         dropout: float = 0.1,
+        light: bool = False,
     ) -> None:
         super().__init__()
         self.prefix_length = prefix_length
-        self.gpt = gpt2(n_layer, n_head, n_embd, vocab_size, n_positions, dropout)
+        make = GPT2 if light else gpt2
+        self.gpt = make(n_layer, n_head, n_embd, vocab_size, n_positions, dropout)
         if mapper in ("transformer", "tokens"):
             size = (prefix_size, n_embd, prefix_length, clip_length)
             depth = (num_layers, num_heads, mlp_ratio)
@@ -157,9 +162,13 @@ class ClipCap(nn.Module):
         return self.gpt.transformer.wte(tokens)
 
     def forward(self, tokens: Tensor, embeds: Tensor, mask: Tensor | None = None) -> Tensor:
-        """Logits over prefix and tokens, (N, P + L, V); mask (N, P + L), 0 for padding."""
+        """Logits over prefix and tokens, (N, P + L, V); mask (N, P + L), 0 for padding.
+
+        A light model takes no mask: padding behind a text does not change what stands before it.
+        """
         x = torch.cat([self.prefix(embeds), self.words(tokens)], 1)
-        return self.gpt(inputs_embeds=x, attention_mask=mask, use_cache=False).logits
+        masked = {} if mask is None else {"attention_mask": mask}
+        return self.gpt(inputs_embeds=x, use_cache=False, **masked).logits
 
     def tie(self) -> ClipCap:
         """Make the output layer the word embedding again, after weights were assigned."""
