@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import inspect
 import json
-import os
 import pickle
 import zipfile
 from collections.abc import Sequence
@@ -24,6 +23,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from acgd import conversion, published, torchscript
+from acgd.published import cache_dir
 from acgd.recognise import looks_like
 from acgd.types import UserError
 
@@ -41,12 +41,6 @@ BROKEN = (
 )
 SCRIPT_EXTRAS = ("input_resolution", "context_length", "vocab_size")  # integers, no weights
 WRAPPERS = ("state_dict", "model_state_dict", "model")  # what a training's file keeps weights under
-
-
-def cache_dir() -> Path:
-    """Where downloaded weights live, absolute."""
-    folder = os.environ.get("ACGD_CACHE") or "~/.cache/acgd"
-    return Path(folder).expanduser().absolute()
 
 
 def locate(source: str | Path) -> Path:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -11,6 +12,12 @@ from acgd.types import UserError
 
 TABLE = Path(__file__).with_name("published.yaml")
 SCRIPT = Path(__file__).parents[1] / "scripts" / "fetch.py"  # absent where acgd is installed
+
+
+def cache_dir() -> Path:
+    """Where downloaded weights live, absolute."""
+    folder = os.environ.get("ACGD_CACHE") or "~/.cache/acgd"
+    return Path(folder).expanduser().absolute()
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,207 @@
+"""Fetch the published files that a run names: python scripts/fetch.py [GROUP=NAME | FILE ...]
+
+    python scripts/fetch.py model=openai_256 encoder=audioclip captioner=clipcap
+    python scripts/fetch.py experiment=published
+    python scripts/fetch.py RN50.pt gpt2
+    python scripts/fetch.py RN50.pt --mirror https://mirror.example/weights/ --mirror ~/backup/
+    python scripts/fetch.py RN50.pt --mirror RN50.pt=~/Downloads/RN50-from-elsewhere.pt
+
+It shows what is wanted and the free disk first. What is cut is gone on with the next time; a file
+appears in the cache ($ACGD_CACHE or ~/.cache/acgd) when its size and sha256 are right.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from acgd import published
+from acgd.published import Published, cache_dir, gigabytes
+from acgd.types import UserError
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """The command; 0 when all that was asked for is here, 1, or 130 after Ctrl-C."""
+    from acgd.cli import explain, say
+
+    try:
+        return run(read(arguments))
+    except KeyboardInterrupt:
+        say("interrupted; what has come stays, the same command goes on with it")
+        return 130
+    except Exception as error:
+        say(explain(error))
+        return 1
+
+
+def read(arguments: list[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog=published.command().removeprefix("python "),
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument(
+        "what", nargs="*", help="a run's overrides, or names of the table's files; none: the table"
+    )
+    parser.add_argument(
+        "--mirror",
+        action="append",
+        default=[],
+        metavar="PLACE",
+        help="a folder of files (URL or path) in place of the table's mirrors, or FILE=PLACE",
+    )
+    parser.add_argument(
+        "--convert",
+        action="store_true",
+        help="also write FILE.safetensors beside each, which starts faster; FILE may be a path",
+    )
+    parser.add_argument("--dry-run", action="store_true", help="only show what is wanted")
+    return parser.parse_intermixed_args(arguments)
+
+
+def run(options: argparse.Namespace) -> int:
+    """What `main` does; raises UserError for what cannot be."""
+    from acgd.cli import say
+
+    if not options.what:
+        show(list(published.table().values()), cache_dir())
+        return 0
+    rows, own = chosen(options.what)
+    for path in own:
+        print(f"{path}: a file of your own, {'here' if Path(path).is_file() else 'NOT here'}")
+    if not rows and not own:
+        print("nothing to fetch: all weights that this names are embedded")
+    if rows:
+        show(rows, cache_dir())
+    if options.dry_run:
+        return 0
+    failures = fetch(rows, cache_dir(), options.mirror)
+    for failure in failures:
+        say(failure)
+    if options.convert and not failures:
+        for source in [row.name for row in rows] + own:
+            convert(source)
+    return 1 if failures else 0
+
+
+def chosen(what: list[str]) -> tuple[list[Published], list[str]]:
+    """The table's files that names and overrides ask for, and the other files that they name."""
+    names = [one for one in what if "=" not in one or Path(one).is_file()]
+    overrides = [one for one in what if one not in names]
+    rows, own = [], []
+    for name in names:
+        if not (found := published.named(name)) and not Path(name).expanduser().is_file():
+            raise UserError(f"{name}: no published file; {published.command()} lists them")
+        rows += found
+        own += [] if found else [name]
+    if overrides:
+        config = compose(overrides)
+        rows += published.named_in(config)
+        own += [one for one in checkpoints_in(config) if not published.named(one)]
+    return list(dict.fromkeys(rows)), list(dict.fromkeys(own))
+
+
+def compose(overrides: list[str]) -> Any:
+    """The config that a run with these overrides has, as plain dicts and lists."""
+    import hydra
+    from omegaconf import OmegaConf
+
+    from acgd.cli import CONF, quoted
+
+    with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
+        return OmegaConf.to_container(
+            hydra.compose("config", [quoted(one) for one in overrides]), resolve=True
+        )
+
+
+def checkpoints_in(node: Any) -> list[str]:
+    """Every `checkpoint:` of a config that is not embedded."""
+    if isinstance(node, list):
+        return [one for value in node for one in checkpoints_in(value)]
+    if not isinstance(node, dict):
+        return []
+    own = node.get("checkpoint")
+    here = [own] if isinstance(own, str) and not own.startswith("embedded:") else []
+    return here + [one for value in node.values() for one in checkpoints_in(value)]
+
+
+def show(rows: list[Published], cache: Path) -> None:
+    """A line for each file, what they come to together, and the room that there is."""
+    from acgd.download import free_bytes
+
+    for row in rows:
+        size = ("" if row.size else "~") + gigabytes(row.about) if row.about else "?"
+        known = "" if row.sha256 else ", hash not known"
+        print(f"{row.name:45} {size:>8}  {state(row, cache):16} {row.licence}{known}")
+        print(f"    {row.purpose}")
+    total = sum(row.about for row in rows)
+    print(
+        f"together {gigabytes(total)}, of which to fetch {gigabytes(wanted(rows, cache))};"
+        f" {cache} has {gigabytes(free_bytes(cache))} free"
+    )
+
+
+def state(row: Published, cache: Path) -> str:
+    from acgd.download import part_of, size_of
+
+    place = cache / row.name
+    if place.is_file():
+        return "here"
+    if came := size_of(part_of(place)):
+        return f"{gigabytes(came)} came"
+    return "to fetch" if row.mirrors else "by hand"
+
+
+def wanted(rows: list[Published], cache: Path) -> int:
+    """Bytes that are still to come, as far as they are known."""
+    from acgd.download import part_of, size_of
+
+    missing = [row for row in rows if not (cache / row.name).is_file() and row.mirrors]
+    return sum(max(row.about - size_of(part_of(cache / row.name)), 0) for row in missing)
+
+
+def fetch(rows: list[Published], cache: Path, mirrors: list[str]) -> list[str]:
+    """Bring every file that is not here into the cache; returns why those failed that did."""
+    from acgd.download import Patience, download, need_room
+
+    need_room(cache, wanted(rows, cache))
+    failures = []
+    for row in rows:
+        try:
+            came = download(row, cache / row.name, mirrors_of(row, mirrors), Patience())
+            print(f"{row.name}: {came}")
+        except UserError as error:
+            failures.append(str(error))
+    return failures
+
+
+def mirrors_of(row: Published, given: list[str]) -> list[str]:
+    """This file's (NAME=PLACE) and any file's of the command line, else the table's."""
+    exact = [one.removeprefix(f"{row.name}=") for one in given if one.startswith(f"{row.name}=")]
+    others = [name for name in published.table() if name != row.name]
+    folders = [
+        f"{one.rstrip('/')}/{row.name}"
+        for one in given
+        if not one.startswith(tuple(f"{name}=" for name in (row.name, *others)))
+    ]
+    return exact + folders or list(row.mirrors)
+
+
+def convert(source: str) -> None:
+    """Write the .safetensors twin, and say where and how long it took."""
+    from acgd import checkpoints
+
+    if not source.endswith((".pt", ".pth", ".tar", ".ckpt", ".bin")):
+        return
+    begun = time.perf_counter()
+    twin = checkpoints.convert(source)
+    size = gigabytes(os.path.getsize(twin))
+    print(f"{twin}: {size}, written in {time.perf_counter() - begun:.1f} s")
+
+
+if __name__ == "__main__":
+    sys.exit(main())
