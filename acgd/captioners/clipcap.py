@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from acgd import checkpoints
+from acgd import checkpoints, published
 from acgd.captioners.decoding import Decoding
 from acgd.encoders.clip import CLIPEncoder
 from acgd.encoders.preprocess import normalise
@@ -103,5 +103,5 @@ def read_tokenizer(folder: str) -> Tokenizer:
             raise UserError(f"{place}: no tokenizer that can be read ({error})") from None
     raise UserError(
         f"GPT-2's tokenizer is not here: put its tokenizer.json (or vocab.json and merges.txt) into"
-        f" {places[-1]}, or name another folder with captioner.tokenizer="
+        f" {places[-1]}, or fetch it: {published.command()} gpt2"
     )

@@ -102,7 +102,7 @@ def top_p(
 
     def choose(logits: Tensor, pictures: Tensor) -> Tensor:
         chances = (logits.double() / temperature).softmax(-1)
-        chances, order = chances.sort(-1, descending=True, stable=True)
+        chances, order = chances.sort(dim=-1, descending=True, stable=True)
         before = chances.cumsum(-1) - chances
         chances = chances.masked_fill(before >= p, 0.0)  # the first always stays
         draws = [torch.rand((), generator=generators[i]) for i in pictures.tolist()]
