@@ -9,6 +9,7 @@ used, and memory holds one copy. What can be wrong with them ends in a UserError
 
 from __future__ import annotations
 
+import errno
 import inspect
 import json
 import pickle
@@ -71,9 +72,9 @@ def load_state(path: str | Path) -> dict[str, Tensor]:
     try:
         quick = conversion.find(path)
         state = conversion.read(quick) if quick else read_pickle(path)
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror or error})") from None
-    except BROKEN as error:
+    except (OSError, *BROKEN) as error:
+        if isinstance(error, OSError) and error.errno != errno.EINVAL:  # a seek before the start
+            raise UserError(f"{path}: cannot be read ({error.strerror or error})") from None
         raise UserError(
             f"{path}: truncated, or no weights file that can be read safely"
             f" ({first_words(error)}); fetch it again"
