@@ -72,7 +72,10 @@ def run(options: argparse.Namespace) -> int:
         return 0
     rows, own = chosen(options.what)
     for path in own:
-        print(f"{path}: a file of your own, {'here' if Path(path).is_file() else 'NOT here'}")
+        if Path(path).suffix or Path(path).is_file():
+            print(f"{path}: a file of your own, {'here' if Path(path).is_file() else 'NOT here'}")
+        else:
+            print(f"{path}: a name on the Hugging Face hub, which transformers fetches")
     if not rows and not own:
         print("nothing to fetch: all weights that this names are embedded")
     if rows:

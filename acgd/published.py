@@ -70,8 +70,11 @@ def named_in(node: Any, key: str = "") -> list[Published]:
         found = [row for k, value in node.items() for row in named_in(value, str(k))]
     elif isinstance(node, list):
         found = [row for value in node for row in named_in(value, key)]
+    elif isinstance(node, str) and node and key != "text":
+        clip = key == "image_from" and not Path(node).suffix  # rn50
+        found = named(f"{node.upper()}.pt" if clip else node)
     else:
-        found = named(node) if isinstance(node, str) and node and key != "text" else []
+        found = []
     return list(dict.fromkeys(found))
 
 

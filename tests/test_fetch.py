@@ -318,6 +318,11 @@ def test_overrides_name_their_files(capsys):
         "gpt2/vocab.json",
         "gpt2/merges.txt",
     }
+    rows, _ = fetch.chosen(["encoder=audioclip", "encoder.image_from=rn50", "judge=none"])
+    assert [row.name for row in rows] == ["AudioCLIP-Partial-Training.pt", "RN50.pt"]
+    rows, _ = fetch.chosen(["captioner=clipcap"])
+    names = ("clipcap_conceptual_weights.pt", "ViT-B-32.pt", "gpt2/tokenizer.json")
+    assert {row.name for row in rows} >= set(names)
     with pytest.raises(UserError, match=r"RN5.pt: no published file"):
         fetch.chosen(["RN5.pt"])
 
