@@ -37,7 +37,7 @@ def verdict(sample: Sample) -> tuple[str, dict]:
     return next((name, scores[name]) for name in ("judge", "encoder") if name in scores)
 
 
-def write(sample: Sample, pixels: Tensor, caption: str) -> None:
+def write(sample: Sample, pixels: Tensor) -> None:
     """The picture (3, H, W) uint8, what it was steered towards and how it scored."""
     run, record = sample.run, sample.record
     sample.picture = show(sample, pixels)
@@ -51,7 +51,9 @@ def write(sample: Sample, pixels: Tensor, caption: str) -> None:
     about |= {"described": sample.described} if sample.described else {}
     record.json("targets.json", about)
     named = {"label": run.label, "seed": run.seed, "signature": run.signature}
-    record.json("metrics.json", {**named, "caption": caption or run.label, **sample.scores})
+    said = {"caption": sample.caption or run.label}
+    said |= {"words": sample.words} if sample.words else {}
+    record.json("metrics.json", {**named, **said, **sample.scores})
 
 
 def show(sample: Sample, pixels: Tensor, suffix: str = "") -> str:
@@ -65,15 +67,19 @@ def show(sample: Sample, pixels: Tensor, suffix: str = "") -> str:
 
 
 def tell(sample: Sample, alone: bool) -> None:
-    """Three lines and the folder for a single picture, one line for each of several."""
+    """A line for each thing known of a single picture, one line for each of several."""
     by, score = verdict(sample)
     heard = ", ".join(f"{label} {100 * p:.0f} %" for label, p in sample.heard[:3])
     said = [] if score["similarity"] is None else [f"similarity {score['similarity']:.3f}"]
     if "rank" in score:
         said.append(f'"{score["concept"]}" is number {score["rank"]} of {score["of"]} labels')
     said = ", ".join(said) or f"sees {score['names'][0][0]}"
-    if alone:
-        print(f"heard    {heard}" if heard else f"asked    {sample.run.label}")
-        print(f"picture  {sample.picture}\n{by:8} {said}\nfolder   {sample.run.folder}")
-    else:
-        print(f"{sample.picture}  {by}: {said}")
+    if not alone:
+        caption = f"  {sample.caption}" if sample.caption else ""
+        print(f"{sample.picture}  {by}: {said}{caption}")
+        return
+    lines = {"heard": heard, "described": ", ".join(sample.words)}
+    lines = lines if heard else {"asked": sample.run.label}
+    lines |= {"picture": sample.picture, "caption": sample.caption, by: said}
+    lines |= {"folder": sample.run.folder}
+    print("\n".join(f"{name:9}  {line}" for name, line in lines.items() if line))

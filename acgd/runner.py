@@ -76,7 +76,7 @@ def batches(samples: list[Sample], cfg: dict) -> Iterator[list[Sample]]:
 
 def paint(batch: list[Sample], studio: Studio, cfg: dict) -> None:
     """One batch from prompts to finished folders."""
-    from acgd import results, snapshot
+    from acgd import captions, results, snapshot
     from acgd.sampling import draw, to_bytes
 
     for sample in batch:
@@ -85,14 +85,15 @@ def paint(batch: list[Sample], studio: Studio, cfg: dict) -> None:
             f"{studio.device}, {studio.precision}, cfg {studio.cfg_scale:g}, batch of {len(batch)}"
         )
         listen(sample, studio)
+    studio.make_room()
     pixels = to_bytes(draw(batch, studio, cfg))
     twins = to_bytes(draw(batch, studio, cfg, twin=True)) if cfg["twin"] else None
-    captions = studio.captioner(pixels.float() / 255)
     results.judge(batch, studio, cfg, pixels, twins)
+    captions.write(batch, studio, pixels)
     for i, sample in enumerate(batch):
         if twins is not None:
             results.show(sample, twins[i], "-twin")
-        results.write(sample, pixels[i], captions[i])
+        results.write(sample, pixels[i])
         sample.record.finish()
         snapshot.remove(sample.run.folder)
         results.tell(sample, alone=len(batch) == 1)
@@ -102,13 +103,12 @@ def listen(sample: Sample, studio: Studio) -> None:
     """The prompt as targets, by the encoder and, for the metrics only, by the judge."""
     from acgd.prompts.text import join
 
-    words: list[str] = []
     wave = sample.source.wave(studio.encoder.sample_rate)
     if wave is not None:
-        words = studio.describer(wave, studio.encoder.sample_rate)
+        sample.words = studio.describer(wave, studio.encoder.sample_rate)
         if hasattr(studio.describer, "rank"):  # one that chooses can say how sure it is
             sample.described = studio.describer.rank(wave, studio.encoder.sample_rate)
-    share = studio.describer.share
+    words, share = sample.words, studio.describer.share  # with a share of 0 they steer nothing
     sample.targets = join(sample.source(studio.encoder), words, studio.encoder, share)
     sample.heard = studio.by_encoder.heard(sample.targets)
     if studio.judge is not None and (wave is None or hasattr(studio.judge, "scale_at")):
@@ -126,7 +126,7 @@ def report(samples: list[Sample], folder: Path) -> None:
     """Where everything is; raises if something failed, with all reasons told."""
     failed = [sample for sample in samples if sample.error is not None]
     if len(samples) > len(failed) and len(samples) > 1:
-        print(f"folder   {folder}")
+        print(f"folder     {folder}")
     if len(failed) == len(samples) > 0 and len({id(sample.error) for sample in failed}) == 1:
         raise failed[0].error
     for sample in failed:

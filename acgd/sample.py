@@ -25,8 +25,10 @@ class Sample:
     targets: list[Target] = field(default_factory=list)  # by the encoder
     judged: list[Target] = field(default_factory=list)  # the same prompts by the judge
     heard: list[tuple[str, float]] = field(default_factory=list)  # labels of the sound
+    words: list[str] = field(default_factory=list)  # the describer's, about the sound
     described: dict[str, list] = field(default_factory=dict)  # list -> (label, probability)
     picture: str = ""  # its path
+    caption: str = ""
     scores: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self):

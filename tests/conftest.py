@@ -81,6 +81,8 @@ def tiny(weights) -> list[str]:
         f"judge.checkpoint={weights / 'judge.safetensors'}",
         "sampler.steps=4",
         "guidance.num_cutouts=2",
+        "describer=none",
+        "captioner=none",
         "preview_every=2",
         "device=cpu",
     ]

@@ -117,6 +117,11 @@ def test_a_caption_ends_with_the_stop_token_or_at_its_length(light, prefix, how)
         assert stop not in said[:-1] and (said[-1] == stop or len(said) == 12)
 
 
+def test_no_more_is_said_than_there_are_positions(light, prefix):
+    for how in ("greedy", "beam"):
+        assert len(Decoding(how=how, length=500)(light, prefix[:1], -1)[0]) == 64 - 3
+
+
 def test_the_cache_changes_nothing(light, prefix):
     cached, x = decoding.greedy(light, prefix[:1], -1, 8)[0], prefix[:1]
     for token in cached:

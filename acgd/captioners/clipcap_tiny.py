@@ -48,7 +48,7 @@ class TinyClipCap:
             raise UserError(f"{path}: carries no tokenizer, so it is no captioner's")
         self.tokenizer = Tokenizer.from_str(tokenizer)
         self.stop = self.tokenizer.encode(".").ids[0]
-        self.clip = shared(judge, clip) or AudioCLIPEncoder(clip, device, "float32").model
+        self.clip = shared(judge, clip) or AudioCLIPEncoder(clip, device=device).model
 
     @torch.no_grad()
     def __call__(self, images: Tensor) -> list[str]:

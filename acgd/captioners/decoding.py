@@ -46,13 +46,13 @@ class Decoding:
             raise UserError("captioner.decoding: top_p must be in (0, 1], temperature above 0")
 
     def __call__(self, model: ClipCap, prefix: Tensor, stop: int) -> list[Tensor]:
+        length = min(self.length, model.room)
         if self.how == "beam":
-            found = beams(model, prefix, stop, self.length, self.beams)
-            return [ranked[0] for ranked in found]
+            return [ranked[0] for ranked in beams(model, prefix, stop, length, self.beams)]
         if self.how == "greedy" or self.likeliest:
-            return greedy(model, prefix, stop, self.length)
+            return greedy(model, prefix, stop, length)
         drawn = (self.top_p, self.temperature, self.seed)
-        return top_p(model, prefix, stop, self.length, *drawn)
+        return top_p(model, prefix, stop, length, *drawn)
 
 
 @torch.no_grad()

@@ -5,6 +5,7 @@
     images/        seed0.png to look at (enlarged where the model is small), seed0-native.png
     previews/      the model's prediction of the picture every few steps
     losses.csv     one row a step
+    captions.csv   what a captioner says of each preview and of the picture
     metrics.json   similarities and ranks, by judge and by encoder
     status.json    running, ok, failed or interrupted
     log.txt        what happened when
@@ -29,6 +30,9 @@ from acgd.config import Run, canonical, essence, one_line
 
 if TYPE_CHECKING:
     import numpy as np
+
+
+CAPTIONS = "captions.csv"
 
 
 class Record:
@@ -61,7 +65,10 @@ class Record:
         write(self.folder / "losses.csv", text.getvalue())
 
     def json(self, name: str, content: object) -> None:
-        write(self.folder / name, json.dumps(content, indent=1, ensure_ascii=False) + "\n")
+        self.text(name, json.dumps(content, indent=1, ensure_ascii=False) + "\n")
+
+    def text(self, name: str, content: str) -> None:
+        write(self.folder / name, content)
 
     def picture(self, name: str, pixels: np.ndarray, side: int = 0) -> Path:
         """Write pixels (H, W, 3) uint8 as a PNG that carries its config, seed and signature.

@@ -22,6 +22,7 @@ from pathlib import Path
 from omegaconf import OmegaConf
 
 from acgd.config import one_line
+from acgd.loggers.disk import CAPTIONS
 from acgd.types import UserError
 
 MODES = ("offline", "online")
@@ -127,8 +128,13 @@ def record(folder: Path, mode: str, project: str, group: str | None) -> None:
         settings=settings,
     )
     try:
+        said = captions(folder / CAPTIONS)
         for row in losses(folder / "losses.csv"):
-            run.log(row, step=int(row["step"]))
+            step = int(row["step"])
+            preview = folder / "previews" / f"step_{step:04d}.png"
+            if caption := said.get(f"previews/{preview.name}"):
+                row = {**row, "preview": wandb.Image(str(preview), caption=caption)}
+            run.log(row, step=step)
         pictures = {
             path.stem: wandb.Image(str(path), caption=metrics["caption"])
             for path in sorted((folder / "images").glob("*.png"))
@@ -137,6 +143,14 @@ def record(folder: Path, mode: str, project: str, group: str | None) -> None:
         run.summary.update(metrics)
     finally:
         run.finish()
+
+
+def captions(path: Path) -> dict[str, str]:
+    """Picture -> caption; {} where no captioner was asked."""
+    if not path.is_file():
+        return {}
+    with open(path, encoding="utf-8", newline="") as file:
+        return {row["picture"]: row["caption"] for row in csv.DictReader(file)}
 
 
 def losses(path: Path) -> list[dict[str, float]]:

@@ -140,6 +140,7 @@ class ClipCap(nn.Module):
     ) -> None:
         super().__init__()
         self.prefix_length = prefix_length
+        self.room = n_positions - prefix_length  # for tokens behind the prefix
         make = GPT2 if light else gpt2
         self.gpt = make(n_layer, n_head, n_embd, vocab_size, n_positions, dropout)
         if mapper in ("transformer", "tokens"):

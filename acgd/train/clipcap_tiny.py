@@ -178,14 +178,18 @@ class Training:
         torch.save(state, temporary)
         os.replace(temporary, self.args.out / "state.pt")
 
+    def share_done(self, spent: float, limit: float, step: int) -> float:
+        """How much of the training is done: of its steps where they are given, else of its time."""
+        return step / self.args.steps if self.args.steps else spent / limit
+
     def run(self) -> None:
         began, limit, step, mean = time.time(), 60 * self.args.minutes, 0, None
-        while (spent := time.time() - began) < limit:
-            loss = self.advance(left=1 - spent / limit, warm=(step + 1) / 100)
+        while (done := self.share_done(time.time() - began, limit, step)) < 1:
+            loss = self.advance(left=1 - done, warm=(step + 1) / 100)
             mean = loss if mean is None else 0.98 * mean + 0.02 * loss
             step += 1
             if step % 200 == 0:
-                line = {"step": step, "loss": round(mean, 4), "seconds": round(spent)}
+                line = {"step": step, "loss": round(mean, 4), "done": round(done, 3)}
                 print(json.dumps(line), flush=True)
         self.save()
 
@@ -256,6 +260,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--out", type=Path, default=Path("runs/clipcap"))
     parser.add_argument("--weights", type=Path, default=WEIGHTS)
     parser.add_argument("--minutes", type=float, default=5)
+    parser.add_argument("--steps", type=int, help="in place of --minutes")
     parser.add_argument("--batch", type=int, default=128)
     parser.add_argument("--lr", type=float, default=2e-3)
     parser.add_argument("--drop", type=float, default=0.2, help="of what the judge sees")

@@ -1,0 +1,81 @@
+"""What the captioner says of finished pictures and of the previews on their way."""
+
+from __future__ import annotations
+
+import csv
+import io
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from acgd.loggers.disk import CAPTIONS
+from acgd.sample import Sample
+from acgd.studio import Studio
+from acgd.types import Encoder
+
+CHUNK = 32  # previews captioned at once
+
+
+def write(batch: list[Sample], studio: Studio, pixels: Tensor) -> None:
+    """Caption a batch's pictures (B, 3, H, W) uint8 and its previews; note how well they agree.
+
+    A sample gets its caption and, among its scores, `caption_agreement`; its folder captions.csv.
+    """
+    captions = studio.captioner(pixels.float() / 255)
+    previews = [path for sample in batch for path in find_previews(sample)]
+    of_previews = look_back(previews, studio) if any(captions) else {}
+    for sample, caption in zip(batch, captions, strict=True):
+        sample.caption = caption
+        words = sample.words or asked(sample)
+        sample.scores["caption_agreement"] = agreement(studio.judge, words, caption)
+        if caption:
+            rows = [(path, of_previews[path]) for path in find_previews(sample)]
+            name, steps = f"images/seed{sample.run.seed}.png", len(sample.record.losses)
+            said = [(f"previews/{path.name}", step_of(path), text) for path, text in rows]
+            sample.record.text(CAPTIONS, table([*said, (name, steps, caption)]))
+
+
+def find_previews(sample: Sample) -> list[Path]:
+    """The previews in a run's folder, those from before an interruption too."""
+    return sorted((sample.run.folder / "previews").glob("step_*.png"))
+
+
+def step_of(path: Path) -> int:
+    return int(path.stem.removeprefix("step_"))
+
+
+def look_back(paths: list[Path], studio: Studio) -> dict[Path, str]:
+    """Captions of pictures on disk, by path."""
+    found = {}
+    for i in range(0, len(paths), CHUNK):
+        arrays = [np.array(Image.open(path).convert("RGB")) for path in paths[i : i + CHUNK]]
+        x = torch.from_numpy(np.stack(arrays)).permute(0, 3, 1, 2).float() / 255
+        found |= dict(zip(paths[i : i + CHUNK], studio.captioner(x), strict=True))
+    return found
+
+
+def asked(sample: Sample) -> list[str]:
+    """The text prompts that the picture was steered towards."""
+    return [t.label for t in sample.targets if t.kind == "text" and t.weight > 0]
+
+
+def agreement(judge: Encoder | None, words: list[str], caption: str) -> float | None:
+    """Cosine of the words' and the caption's embeddings by the judge, in [-1, 1].
+
+    None where there is nobody to judge, nothing was heard or asked in words, or nothing is said.
+    """
+    if judge is None or not words or not caption:
+        return None
+    heard, seen = judge.text([", ".join(words), caption])
+    return round(float(heard @ seen), 5)
+
+
+def table(rows: list[tuple[str, int, str]]) -> str:
+    text = io.StringIO()
+    lines = csv.writer(text, lineterminator="\n")
+    lines.writerow(("picture", "step", "caption"))
+    lines.writerows(rows)
+    return text.getvalue()
