@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -16,6 +17,7 @@ from torch import Tensor
 from acgd import losses
 from acgd.cutouts import cut, draw_boxes
 from acgd.diffusion import LEAST_ABAR, Diffusion
+from acgd.encoders.ensemble import Member, members
 from acgd.noise import Noise
 from acgd.schedules import Constant
 from acgd.types import Encoder, Schedule, Target, UserError
@@ -24,7 +26,9 @@ from acgd.types import Encoder, Schedule, Target, UserError
 class Guidance:
     """What the samplers call as guide(x, x0, t).
 
-    `targets`: a list per sample; lists may differ in length. `noise`: where cutouts are drawn from.
+    `encoder`: one, or an Ensemble, whose members see cutouts of their own and whose distances are
+    summed by weight. `targets`: a list per sample; lists may differ in length. `noise`: where
+    cutouts are drawn from.
     `clip`, `tv`, `range`, `sat`, `init`: weights of the losses; `init_image` (B,3,H,W) or
     (1,3,H,W) in [-1,1]. `num_cutouts`, `cut_pow`, `cut_min`: see `acgd.cutouts.draw_boxes`;
     `cutout_chunk`: how many cutouts a sample has in the encoder at once (None: all).
@@ -66,7 +70,7 @@ class Guidance:
         for name, value in (("num_cutouts", num_cutouts), ("every", every)):
             if value < 1:
                 raise UserError(f"guidance.{name}={value} must be 1 or more")
-        self.encoder, self.diffusion, self.noise = encoder, diffusion, noise
+        self.diffusion, self.noise = diffusion, noise
         self.scales = {"clip": clip, "tv": tv, "range": range, "sat": sat, "init": init}
         self.init_image = init_image
         if init_image is None:
@@ -75,8 +79,9 @@ class Guidance:
         self.cutout_chunk = cutout_chunk or num_cutouts
         self.through_unet, self.blend, self.every, self.clamp = through_unet, blend, every, clamp
         self.schedule = schedule or Constant()
-        self.embeds, self.weights = pack_targets(targets, audio_weights)
-        if not self.weights.any():
+        embeds, weights = pack_targets(targets, audio_weights)
+        self.views = [View.of(member, embeds, weights) for member in members(encoder)]
+        if not any(view.weights.any() for view in self.views):
             self.scales["clip"] = 0.0
 
     def active(self, t: Tensor) -> bool:
@@ -135,24 +140,45 @@ class Guidance:
 
     def _clip(self, x_in: Tensor, found: dict[str, Tensor]) -> Tensor:
         """Adds the weighted distance to the targets, mean over cutouts; returns its gradient."""
-        size = self.encoder.image_size
-        boxes = draw_boxes(
-            self.noise, self.num_cutouts, *x_in.shape[2:], size, self.cut_pow, self.cut_min
-        )
-        if (boxes == boxes[:, :1]).all():
-            boxes = boxes[:, :1]  # pictures no larger than the encoder's: every cut is the whole
         grad, found["clip"] = torch.zeros_like(x_in), x_in.new_zeros(len(x_in))
-        for chunk in boxes.split(self.cutout_chunk, dim=1):
-            share = chunk.shape[1] / boxes.shape[1]
+        for view in self.views:
+            size = view.encoder.image_size
+            boxes = draw_boxes(
+                self.noise, self.num_cutouts, *x_in.shape[2:], size, self.cut_pow, self.cut_min
+            )
+            if (boxes == boxes[:, :1]).all():
+                boxes = boxes[
+                    :, :1
+                ]  # pictures no larger than the encoder's: every cut is the whole
+            for chunk in boxes.split(self.cutout_chunk, dim=1):
+                share = chunk.shape[1] / boxes.shape[1]
 
-            def distance(x: Tensor, chunk: Tensor = chunk, share: float = share) -> Tensor:
-                return share * self._distance(cut(x, chunk, size))
+                def distance(x: Tensor, view=view, chunk=chunk, share=share, size=size) -> Tensor:
+                    return share * view.distance(cut(x, chunk, size))
 
-            part, part_grad = _with_grad(distance, x_in)
-            grad, found["clip"] = grad + part_grad, found["clip"] + part
+                part, part_grad = _with_grad(distance, x_in)
+                grad, found["clip"] = grad + part_grad, found["clip"] + part
         return grad
 
-    def _distance(self, cuts: Tensor) -> Tensor:
+
+@dataclass
+class View:
+    """An encoder with the targets as it sees them; an ensemble has several.
+
+    embeds (B, K, D), weights (B, K).
+    """
+
+    encoder: Encoder
+    embeds: Tensor
+    weights: Tensor
+
+    @classmethod
+    def of(cls, member: Member, embeds: Tensor, weights: Tensor) -> View:
+        """The member's part of the embeddings; targets that it has none of weigh nothing."""
+        embeds = embeds[..., member.part]
+        return cls(member.encoder, embeds, weights * member.weight * embeds.any(dim=-1))
+
+    def distance(self, cuts: Tensor) -> Tensor:
         """Weighted distance to the targets (B,), mean over the cuts (N B, 3, S, S) in [-1, 1]."""
         self.embeds, self.weights = self.embeds.to(cuts), self.weights.to(cuts)
         seen = self.encoder.image((cuts + 1) / 2).unflatten(0, (-1, len(self.embeds)))  # (N, B, D)

@@ -57,8 +57,12 @@ def progress(batch: list[Sample], total: int, taken: int, twin: bool) -> tqdm:
 
 
 def condition(batch: list[Sample], studio: Studio) -> Tensor:
-    """(B, D): each sample's targets as one direction, for the UNet's own input."""
-    means = [sum(target.embed * target.weight for target in s.targets) for s in batch]
+    """(B, D): each sample's targets as one direction, for the UNet's own input.
+
+    D is the model's: an ensemble's embedding begins with the first member's.
+    """
+    dim = studio.model.cond_dim
+    means = [sum(target.embed[:dim] * target.weight for target in s.targets) for s in batch]
     return F.normalize(torch.stack(means).float(), dim=-1).to(studio.device)
 
 

@@ -4,6 +4,8 @@
     startup   --help and a mistake in the config, beside a Python that does nothing
     steps     one step of the sampler, by option: seconds a picture and peak memory
 
+`benchmark.py full` is the notebook's configuration at its true size: see benchmark_full.py.
+
 Columns: wall seconds, the processor's seconds (over all threads, little moved by what else runs),
 peak memory (of the largest process), and the wall seconds against the first line of the part:
 machines and loads differ, so compare within one run. The steps' cases take turns, round by round,
@@ -195,6 +197,11 @@ def show(figures: Iterator[Figure]) -> None:
 
 
 def main(arguments: list[str] | None = None) -> None:
+    arguments = sys.argv[1:] if arguments is None else arguments
+    if arguments[:1] == ["full"]:
+        import benchmark_full
+
+        return benchmark_full.main(arguments[1:])
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
     parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="of the config")
     parser.add_argument("--only", default=",".join(PARTS), help="parts, separated by commas")

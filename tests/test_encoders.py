@@ -1,6 +1,7 @@
 """Encoders: the protocol, batch invariance, gradients, and weights that do not fit."""
 
 import json
+import sys
 
 import pytest
 import torch
@@ -10,10 +11,15 @@ from test_audioclip import HEAD, noise, small
 from test_clip import RESNET, VIT
 
 from acgd import checkpoints
+from acgd.diffusion import Diffusion
 from acgd.encoders.audioclip import AudioCLIPEncoder
 from acgd.encoders.clip import CLIPEncoder
-from acgd.models.clip import CLIP
-from acgd.types import UserError
+from acgd.encoders.ensemble import Ensemble
+from acgd.encoders.openclip import OpenCLIPEncoder
+from acgd.guidance import Guidance
+from acgd.models.clip import CLIP, sizes
+from acgd.noise import Noise
+from acgd.types import Target, UserError
 
 
 def write(folder, config=RESNET, name="weights.safetensors"):
@@ -109,6 +115,177 @@ def test_plain_clip_is_deaf(tmp_path):
     assert encoder.text(["a"]).shape == (1, 16)
     with pytest.raises(UserError, match="hears nothing"):
         encoder.audio(noise(1))
+
+
+def test_sizes_come_from_the_file(tmp_path):
+    heads = {"transformer_heads": 1, "vision_heads": 1}  # what 64 channels have
+    save_file(CLIP(**VIT | heads).state_dict(), tmp_path / "vit.safetensors")
+    encoder = CLIPEncoder(str(tmp_path / "vit.safetensors"))
+    assert (encoder.image_size, encoder.dim) == (32, 16)
+    assert encoder.image(pictures(2)).shape == (2, 16)
+
+
+PUBLISHED = {  # parameters of OpenAI's files, and what their shapes must tell
+    "RN50x4": (178_300_601, 640, 288, [4, 6, 10, 6], 80, None, 640),
+    "RN50x64": (623_258_305, 1024, 448, [3, 15, 36, 10], 128, None, 1024),
+    "ViT-B/16": (149_620_737, 512, 224, 12, 768, 16, 512),
+    "ViT-L/14@336px": (427_944_193, 768, 336, 24, 1024, 14, 768),
+}
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_shapes_tell_every_openai_clip(name):
+    parameters, embed, side, layers, width, patch, text = PUBLISHED[name]
+    given = {"embed_dim": embed, "image_resolution": side, "vision_layers": layers}
+    given |= {"vision_width": width, "transformer_width": text, "transformer_layers": 12}
+    given |= {"vision_patch_size": patch} if patch else {}
+    with checkpoints.Unfilled():
+        model = CLIP(**given)
+    assert sum(p.numel() for p in model.parameters()) == parameters
+    assert sizes(model.state_dict()) == given | {"context_length": 77, "vocab_size": 49408}
+
+
+def test_picture_tower_of_another_clip(tmp_path):
+    torch.manual_seed(3)
+    other = CLIP(**RESNET)
+    torch.nn.init.ones_(other.visual.layer1[0].bn3.weight)
+    save_file(other.state_dict(), tmp_path / "rn50.safetensors")
+    whole = str(write(tmp_path))
+    own, sees = AudioCLIPEncoder(whole), CLIPEncoder(str(tmp_path / "rn50.safetensors"))
+    mixed = AudioCLIPEncoder(whole, image_from=str(tmp_path / "rn50.safetensors"))
+    assert torch.equal(mixed.image(pictures(1)), sees.image(pictures(1)))
+    assert not torch.allclose(mixed.image(pictures(1)), own.image(pictures(1)), atol=1e-3)
+    assert torch.equal(mixed.text(["a"]), own.text(["a"]))
+    assert torch.equal(mixed.audio(noise(1)), own.audio(noise(1)))
+    assert mixed.pictures_from.name == "rn50.safetensors"
+
+
+def test_picture_tower_must_fit(tmp_path, monkeypatch):
+    save_file(CLIP(**RESNET | {"embed_dim": 8}).state_dict(), tmp_path / "other.safetensors")
+    with pytest.raises(UserError, match=r"have 8 numbers, those of the checkpoint 16"):
+        AudioCLIPEncoder(str(write(tmp_path)), image_from=str(tmp_path / "other.safetensors"))
+    state = CLIP(**RESNET).state_dict()
+    del state["visual.bn1.weight"]
+    save_file(state, tmp_path / "less.safetensors")
+    with pytest.raises(UserError, match=r"1 missing \(visual.bn1.weight\)"):
+        AudioCLIPEncoder(str(write(tmp_path)), image_from=str(tmp_path / "less.safetensors"))
+    monkeypatch.setenv("ACGD_CACHE", str(tmp_path / "cache"))
+    with pytest.raises(UserError, match=r"cache/RN50\.pt"):
+        AudioCLIPEncoder(str(write(tmp_path)), image_from="rn50")
+
+
+def test_only_the_picture_tower_stays_while_sampling(tmp_path):
+    encoder = AudioCLIPEncoder(str(write(tmp_path)))
+    before = encoder.image(pictures(1)), encoder.text(["a"]), encoder.audio(noise(1))
+    encoder.park("meta")  # stands for the CPU beside a GPU
+    stays = {name for name, p in encoder.model.named_parameters() if not p.is_meta}
+    assert stays == {f"visual.{name}" for name, _ in encoder.model.visual.named_parameters()}
+    assert not any(b.is_meta for b in encoder.model.visual.buffers())
+    assert torch.equal(encoder.image(pictures(1)), before[0])
+    called = AudioCLIPEncoder(str(write(tmp_path)))
+    called.park()
+    called.park = record = Parked(called.park)
+    assert torch.equal(called.text(["a"]), before[1])
+    assert torch.equal(called.audio(noise(1)), before[2])
+    assert record.devices == [torch.device("cpu")] * 2  # both come back before they are asked
+
+
+class Parked:
+    """Where the towers were sent."""
+
+    def __init__(self, park):
+        self.park, self.devices = park, []
+
+    def __call__(self, device):
+        self.devices.append(device)
+        self.park(device)
+
+
+def pair(tmp_path, **weights) -> Ensemble:
+    """Two that hear, see at 32 and 24 pixels, and have 16 and 8 numbers."""
+    other = VIT | {"image_resolution": 24, "embed_dim": 8}
+    paths = [write(tmp_path, name="a.safetensors"), write(tmp_path, other, "b.safetensors")]
+    made = (AudioCLIPEncoder(str(path)) for path in paths)
+    return Ensemble(dict(zip("ab", made, strict=True)), weights)
+
+
+def test_ensemble_s_dot_product_is_the_mean_of_the_members_cosines(tmp_path):
+    both = pair(tmp_path, a=3.0)
+    a, b = (member.encoder for member in both.members)
+    assert (both.dim, both.image_size) == (24, 32) and [m.weight for m in both.members] == [
+        0.75,
+        0.25,
+    ]
+    said, heard = both.text(["a cat"])[0], both.audio(noise(1))[0]
+    assert torch.allclose(torch.stack([said.norm(), heard.norm()]), torch.ones(2))
+    cosines = [float(e.text(["a cat"])[0] @ e.audio(noise(1))[0]) for e in (a, b)]
+    assert float(said @ heard) == pytest.approx(0.75 * cosines[0] + 0.25 * cosines[1], abs=1e-5)
+
+
+def test_ensemble_guides_by_the_weighted_sum(tmp_path):
+    """Each member by its own cutouts, which are drawn one member after the other."""
+    both, x, t = pair(tmp_path, a=3.0), torch.randn(1, 3, 48, 48), torch.tensor([4])
+    said = both.text(["a cat"])[0]
+    settings = {"clip": 100.0, "num_cutouts": 3, "blend": False}
+    noise_, diffusion = Noise([0]), Diffusion(respacing="10")
+    whole = Guidance(both, [[Target(said, 1.0, "text", "")]], diffusion, noise_, **settings)
+    found, apart, one_by_one = whole(x, x, t), 0.0, Noise([0])
+    for member in both.members:
+        own = Target(member.encoder.text(["a cat"])[0], member.weight, "text", "")
+        apart += Guidance(member.encoder, [[own]], diffusion, one_by_one, **settings)(x, x, t)[1]
+    torch.testing.assert_close(found[1], apart, rtol=1e-3, atol=1e-5)
+
+
+def test_sounds_go_to_members_that_hear(tmp_path):
+    save_file(CLIP(**RESNET).state_dict(), tmp_path / "clip.safetensors")
+    deaf = CLIPEncoder(str(tmp_path / "clip.safetensors"), **RESNET)
+    hears = AudioCLIPEncoder(str(write(tmp_path)))
+    both, x, t = Ensemble({"a": deaf, "b": hears}), torch.randn(1, 3, 32, 32), torch.tensor([4])
+    sound = both.audio(noise(1))[0]
+    assert not sound[:16].any() and torch.allclose(sound[16:], hears.audio(noise(1))[0], atol=1e-6)
+    guide = Guidance(
+        both, [[Target(sound, 1.0, "audio", "")]], Diffusion(respacing="10"), Noise([0])
+    )
+    assert [float(view.weights.sum()) for view in guide.views] == [0.0, 0.5]
+    assert guide(x, x, t)[1].any()
+    with pytest.raises(UserError, match="none of these encoders hears"):
+        Ensemble({"a": deaf}).audio(noise(1))
+    assert not hasattr(Ensemble({"a": deaf}), "scale_at")
+
+
+@pytest.mark.parametrize("weights", [{"c": 1.0}, {"a": 0.0}, {"a": -1.0}])
+def test_ensemble_s_weights_are_checked(tmp_path, weights):
+    with pytest.raises(UserError, match=r"encoder\.weights"):
+        pair(tmp_path, **weights)
+
+
+def test_openclip_is_asked_for_where_it_is_absent(monkeypatch):
+    monkeypatch.setitem(sys.modules, "open_clip", None)
+    with pytest.raises(UserError, match=r"pip install 'acgd\[openclip\]'"):
+        OpenCLIPEncoder("ViT-B-32", "openai")
+
+
+def test_an_openclip_model(tmp_path):
+    open_clip = pytest.importorskip("open_clip", exc_type=ImportError)
+    vision = {"image_size": 32, "layers": 1, "width": 64, "patch_size": 8}
+    text = {"context_length": 77, "vocab_size": 49408, "width": 64, "heads": 1, "layers": 1}
+    config = {"embed_dim": 16, "vision_cfg": vision, "text_cfg": text}
+    (tmp_path / "tiny-test.json").write_text(json.dumps(config))
+    open_clip.add_model_config(tmp_path / "tiny-test.json")
+    weights = tmp_path / "tiny.pt"
+    torch.save(open_clip.create_model("tiny-test").state_dict(), weights)
+    encoder = OpenCLIPEncoder("tiny-test", str(weights))
+    assert (encoder.image_size, encoder.dim) == (32, 16) and 1 <= encoder.scale_it <= 100
+    x = pictures(2).requires_grad_()
+    found = encoder.image(x)
+    assert torch.allclose(found.norm(dim=-1), torch.ones(2), atol=1e-5)
+    assert torch.autograd.grad(found[:, 0].sum(), x)[0].any()
+    assert encoder.text(["a cat", "rain"]).shape == (2, 16)
+    with pytest.raises(UserError, match="hears nothing"):
+        encoder.audio(noise(1))
+    for wrong in (("nope", None), ("tiny-test", "nope")):
+        with pytest.raises(UserError, match="nope"):
+            OpenCLIPEncoder(*wrong)
 
 
 def test_embedded_weights_have_an_address():

@@ -31,4 +31,5 @@ class AudioCLIPEncoder(CLIPEncoder):
         """(N, T) float32 in [-1, 1] at sample_rate -> (N, D), unit norm, float32."""
         if waves.ndim != 2:
             raise ValueError(f"waves are {tuple(waves.shape)}, not (N, T)")
+        self.park(self.device)
         return F.normalize(self.model.encode_audio(waves.to(self.device).float()), dim=-1)

@@ -5,24 +5,30 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 from PIL import Image
-from torch import Tensor
+from torch import Tensor, nn
 
 from acgd import checkpoints
 from acgd.encoders import preprocess
-from acgd.models.clip import CLIP, halve_
+from acgd.models.clip import CLIP, halve_, sizes
 from acgd.models.tokenizer import tokenizer
 from acgd.types import UserError
 
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 
 
+IMAGE_FROM = {"rn50": "RN50.pt"}  # the notebook's choice by name; others by path
+
+
 class CLIPEncoder:
     """An Encoder (see acgd.types); differentiable with respect to the picture.
 
-    checkpoint: "embedded:NAME", a path, or a file name in the cache folder. `architecture` are
-    the model's arguments; a .safetensors file that carries its own needs none, and what is given
-    here goes before it. precision: "float32", "float16", "bfloat16" or "auto" (float16 on CUDA,
-    float32 elsewhere). truncate=False makes a text that is too long an error.
+    checkpoint: "embedded:NAME", a path, or a file name in the cache folder. Sizes come from the
+    file: from the architecture that a .safetensors file carries, else from its tensors' shapes;
+    `architecture`, the model's arguments, goes before them. image_from: another CLIP's file whose
+    picture tower takes the place of the checkpoint's own ("rn50" is OpenAI's RN50.pt);
+    `pictures_from` is the file that the picture tower came from. precision:
+    "float32", "float16", "bfloat16" or "auto" (float16 on CUDA, float32 elsewhere).
+    truncate=False makes a text that is too long an error.
     Raises UserError when the weights are absent, damaged or another model's.
     """
 
@@ -35,11 +41,14 @@ class CLIPEncoder:
         device: str | torch.device = "cpu",
         precision: str = "auto",
         truncate: bool = True,
+        image_from: str | None = None,
         **architecture: object,
     ) -> None:
-        path = checkpoints.locate(checkpoint)
-        model = checkpoints.empty(self.model_class, path, architecture)
-        checkpoints.load_into(model, checkpoints.load_state(path), path, assign=True)
+        model = read(self.model_class, checkpoint, architecture)
+        if image_from is not None:
+            image_from = IMAGE_FROM.get(image_from.lower(), image_from)
+            take_picture_tower(model, image_from)
+        self.pictures_from = checkpoints.locate(image_from or checkpoint)
         self.device, self.truncate = torch.device(device), truncate
         dtype = precision_dtype(precision, self.device)
         model = halve_(model, dtype) if dtype != torch.float32 else model
@@ -48,6 +57,17 @@ class CLIPEncoder:
         self.image_size = self.model.image_resolution
         self.dim = self.model.text_projection.shape[1]
         self.scale_it = float(self.model.logit_scale.exp().clamp(1.0, 100.0))
+
+    def park(self, device: str = "cpu") -> None:
+        """Leave the picture tower alone on the encoder's device; the others wait on this one.
+
+        They come back when a text or a sound is asked for.
+        """
+        for name, part in self.model.named_children():
+            if name != "visual":
+                part.to(device)
+        for name, value in list(self.model.named_parameters(recurse=False)):
+            self.model.register_parameter(name, nn.Parameter(value.to(device), value.requires_grad))
 
     def image(self, pixels: Tensor) -> Tensor:
         """(N, 3, S, S) in [0, 1] with S = image_size -> (N, D), unit norm, float32."""
@@ -62,6 +82,7 @@ class CLIPEncoder:
         """N strings -> (N, D), unit norm, float32."""
         if not texts:
             return torch.zeros(0, self.dim, device=self.device)
+        self.park(self.device)
         tokens = tokenizer(self.model.context_length)(texts, self.truncate).to(self.device)
         return F.normalize(self.model.encode_text(tokens).float(), dim=-1)
 
@@ -74,6 +95,31 @@ class CLIPEncoder:
     def pixels(self, image: Image.Image) -> Tensor:
         """A picture of any size as `image` wants it: (3, S, S) in [0, 1]."""
         return preprocess.pixels(image, self.image_size)
+
+
+def read(make: type[CLIP], source: str, given: dict) -> CLIP:
+    """A model with a file's weights, on the CPU and in float32; `given` goes before its sizes."""
+    path = checkpoints.locate(source)
+    state = checkpoints.load_state(path)
+    known = checkpoints.read_config(path) or sizes(state)
+    if "embed_dim" not in {**known, **given}:
+        guess = checkpoints.looks_like(state)
+        like = f"; the file looks like {guess}" if guess else ""
+        raise UserError(f"{path}: these are no weights of {make.__name__}{like}")
+    model = checkpoints.empty(make, path, {**known, **given})
+    return checkpoints.load_into(model, state, path, assign=True)
+
+
+def take_picture_tower(model: CLIP, source: str) -> None:
+    """Put another CLIP's picture tower into the model; it must embed into as many numbers."""
+    other = read(CLIP, source, {})
+    dims = [one.text_projection.shape[1] for one in (other, model)]
+    if dims[0] != dims[1]:
+        raise UserError(
+            f"image_from={source}: its embeddings have {dims[0]} numbers, those of the checkpoint"
+            f" {dims[1]}: only towers of one space can be put together"
+        )
+    model.visual, model.image_resolution = other.visual, other.image_resolution
 
 
 def precision_dtype(precision: str, device: torch.device) -> torch.dtype:

@@ -12,6 +12,7 @@ N is the number of pictures or texts, L of tokens, D the embedding size.
 
 from __future__ import annotations
 
+import math
 from collections import OrderedDict
 from collections.abc import Sequence
 
@@ -198,12 +199,15 @@ class VisionTransformer(nn.Module):
         self.ln_post = LayerNorm(width)
         self.proj = nn.Parameter(scale * torch.randn(width, output_dim))
 
-    def forward(self, x: Tensor) -> Tensor:
+    def tokens(self, x: Tensor) -> Tensor:
+        """(N, 3, S, S) -> (N, 1 + patches, width), as the last block leaves them; class first."""
         x = self.conv1(x).flatten(2).transpose(1, 2)  # (N, patches, width)
         start = self.class_embedding.to(x.dtype).expand(len(x), 1, -1)
         x = torch.cat([start, x], 1) + self.positional_embedding.to(x.dtype)
-        x = self.transformer(self.ln_pre(x))
-        return self.ln_post(x[:, 0]) @ self.proj
+        return self.transformer(self.ln_pre(x))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.ln_post(self.tokens(x)[:, 0]) @ self.proj
 
 
 class CLIP(nn.Module):
@@ -275,6 +279,39 @@ class CLIP(nn.Module):
         text = F.normalize(self.encode_text(tokens), dim=-1)
         logits = self.logit_scale.exp() * image @ text.T
         return logits, logits.T
+
+
+def sizes(state: dict[str, Tensor]) -> dict:
+    """CLIP's arguments as the shapes of a published file's tensors tell them; {} for other files.
+
+    Numbers of heads cannot be told: they are the published one for every 64 channels.
+    """
+    if not {"visual.conv1.weight", "text_projection", "positional_embedding"} <= state.keys():
+        return {}
+    shape = lambda key: state[key].shape  # noqa: E731
+    found = {
+        "embed_dim": shape("text_projection")[1],
+        "context_length": shape("positional_embedding")[0],
+        "vocab_size": shape("token_embedding.weight")[0],
+        "transformer_width": shape("text_projection")[0],
+        "transformer_layers": count(state, "transformer.resblocks."),
+    }
+    if "visual.proj" in state:
+        width, _, patch, _ = shape("visual.conv1.weight")
+        side = math.isqrt(shape("visual.positional_embedding")[0] - 1)  # in patches
+        layers = count(state, "visual.transformer.resblocks.")
+        found |= {"vision_patch_size": patch, "image_resolution": side * patch}
+    else:
+        width = shape("visual.layer1.0.conv1.weight")[0]
+        side = math.isqrt(shape("visual.attnpool.positional_embedding")[0] - 1)
+        layers = [count(state, f"visual.layer{i}.") for i in range(1, 5)]
+        found |= {"image_resolution": 32 * side}
+    return found | {"vision_width": width, "vision_layers": layers}
+
+
+def count(state: dict[str, Tensor], prefix: str) -> int:
+    """How many numbered blocks have keys that start with `prefix`."""
+    return len({key[len(prefix) :].split(".")[0] for key in state if key.startswith(prefix)})
 
 
 def halve_(model: CLIP, dtype: torch.dtype = torch.float16) -> CLIP:

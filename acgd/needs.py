@@ -1,0 +1,211 @@
+"""What a run will need, said before anything large is loaded, and refused where it cannot fit.
+
+Activations are counted, not guessed: the real modules run on the meta device, without numbers,
+and what autograd keeps for the way back is added up. What a measurement adds to that, working
+memory of convolutions above all, is in MARGIN.
+"""
+
+from __future__ import annotations
+
+import inspect
+import os
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from acgd import checkpoints
+from acgd.encoders.clip import IMAGE_FROM, precision_dtype
+from acgd.models.clip import CLIP, halve_, sizes
+from acgd.models.unet import UNet
+from acgd.types import UserError
+
+LARGE = 300_000_000  # bytes on disk; smaller models run without a word
+PROCESS = 0.5e9  # bytes that Python, torch and the small models take on a CPU
+MARGIN = 1.15  # measured over counted activations
+GROUPS = ("model", "encoder", "judge", "describer", "captioner")
+
+
+def check(cfg: dict, device: str, precision: str) -> None:
+    """A line about what a run with large models needs; UserError where the memory is not there.
+
+    cfg is the resolved config, precision "float32", "float16" or "bfloat16".
+    """
+    disk = sum(path.stat().st_size for path in {*files({g: cfg.get(g) for g in GROUPS})})
+    if disk < LARGE:
+        return
+    needed, free = memory(cfg, device, precision), free_memory(device)
+    there = "" if free is None else f", {gigabytes(free)} are free"
+    line = f"about {gigabytes(needed)} of memory on {device}{there}"
+    if free is None or needed <= free:
+        print(f"acgd: {gigabytes(disk)} of weights on disk, {line}", file=sys.stderr)
+        return
+    for overrides, changed, dtype in alternatives(cfg, device, precision):
+        if (less := memory(changed, device, dtype)) <= free:
+            fits = f"{' '.join(overrides)} needs {gigabytes(less)}"
+            raise UserError(f"this run needs {line}: {fits}")
+    raise UserError(f"this run needs {line}: take a smaller model, model=openai_64_classes or tiny")
+
+
+def files(node: Any, key: str = "") -> Iterator[Path]:
+    """The weights files that a config names and that are here, at any depth."""
+    if isinstance(node, dict):
+        for name, value in node.items():
+            yield from files(value, str(name))
+    elif isinstance(node, str) and key in ("checkpoint", "image_from"):
+        with suppress(UserError):  # absent ones are told of when they are loaded
+            yield checkpoints.locate(IMAGE_FROM.get(node.lower(), node))
+
+
+def alternatives(cfg: dict, device: str, precision: str) -> Iterator[tuple[list[str], dict, str]]:
+    """Overrides that need less, mildest first, each with the config and precision they make."""
+    said, changed = [], {**cfg, "guidance": dict(cfg["guidance"])}
+    half = "bf16" if device == "cpu" else "fp16"
+    for key, value in (
+        ("batch_size", 1),
+        ("guidance.cutout_chunk", 4),
+        ("guidance.cutout_chunk", 1),
+        ("precision", half),
+        ("guidance.through_unet", False),
+    ):
+        group, _, name = key.rpartition(".")
+        node = changed[group] if group else changed
+        if (key == "precision" and precision != "float32") or node.get(name) == value:
+            continue
+        node[name] = value
+        said = [one for one in said if not one.startswith(f"{key}=")]
+        said.append(f"{key}={str(value).lower()}")
+        if key == "precision":
+            precision = {"bf16": "bfloat16", "fp16": "float16"}[half]
+        yield said, {**changed, "guidance": dict(changed["guidance"])}, precision
+
+
+def memory(cfg: dict, device: str, precision: str) -> float:
+    """Bytes on the device at the peak of a step."""
+    guidance, batch = cfg["guidance"], cfg["batch_size"]
+    weights, kept, passing = unet_bytes(frozen(cfg["model"]), precision)
+    activations = (kept if guidance["through_unet"] else passing) * batch
+    cutouts = min(guidance.get("cutout_chunk") or guidance["num_cutouts"], guidance["num_cutouts"])
+    views = [tower_bytes(frozen(node), precision) for node in members(cfg["encoder"])]
+    activations += max((kept for _, _, kept in views), default=0) * cutouts * batch
+    if device.startswith("cuda"):  # the other towers wait on the CPU, see CLIPEncoder.park
+        weights += sum(tower for tower, _, _ in views)
+    else:
+        weights += PROCESS + sum(whole for _, whole, _ in views)
+    for group in ("judge", "describer", "captioner"):
+        weights += sum(2 * path.stat().st_size for path in files(cfg.get(group)))  # half on disk
+    return weights + MARGIN * activations
+
+
+def members(node: dict) -> list[dict]:
+    return list(node["members"].values()) if "members" in node else [node]
+
+
+def frozen(node: dict) -> tuple:
+    """A node as a key that a cache can hold."""
+    plain = {k: tuple(v) if isinstance(v, list) else v for k, v in node.items()}
+    return tuple(sorted((k, v) for k, v in plain.items() if not isinstance(v, dict)))
+
+
+@cache
+def unet_bytes(node: tuple, precision: str) -> tuple[int, int, int]:
+    """Of a picture model: weights, what a sample keeps for the way back, what one passing by takes.
+
+    Without a way back a sample holds the skips and, beside them, a few of the largest maps.
+    """
+    known = inspect.signature(UNet).parameters
+    given, path = dict(node), checkpoints.locate(dict(node)["checkpoint"])
+    unet = checkpoints.empty(UNet, path, {k: v for k, v in given.items() if k in known})
+    unet = unet.to("meta").requires_grad_(False).eval().convert_torso(precision)
+    skips: list[int] = []
+    for stage in unet.input_blocks:
+        stage.register_forward_hook(lambda module, given, out: skips.append(out.nbytes))
+    side = unet.image_size
+    x, t = torch.empty(1, 3, side, side, device="meta"), torch.empty(1, device="meta")
+    y = {"y": torch.zeros(1, dtype=torch.long, device="meta")} if unet.class_cond else {}
+    kept = kept_bytes(unet, lambda x: unet(x, t, **y), x)
+    return stored(unet), kept, sum(skips) + 8 * max(skips)
+
+
+@cache
+def tower_bytes(node: tuple, precision: str) -> tuple[int, int, int]:
+    """Of an encoder: its picture tower, all of it, and what a cutout keeps for the way back.
+
+    Zeros for what is neither CLIP nor AudioCLIP: it is not known from outside.
+    """
+    given = dict(node)
+    if "checkpoint" not in given:
+        return 0, 0, 0
+    path = checkpoints.locate(given["checkpoint"])
+    state = checkpoints.load_state(path)
+    whole = sum(t.numel() for t in state.values()) * 4
+    source = given.get("image_from")
+    if source:
+        state = checkpoints.load_state(IMAGE_FROM.get(source.lower(), source))
+    if not (known := {**sizes(state), **(checkpoints.read_config(path) if not source else {})}):
+        return 0, whole, 0
+    known = {k: v for k, v in known.items() if k in inspect.signature(CLIP).parameters}
+    with checkpoints.Unfilled():
+        model = CLIP(**known).eval().requires_grad_(False)
+    model = halve_(model.to("meta"), precision_dtype(precision, torch.device("cpu")))
+    side = model.image_resolution
+    x = torch.empty(1, 3, side, side, device="meta", dtype=model.dtype)
+    return stored(model.visual), whole, kept_bytes(model.visual, model.visual, x)
+
+
+def stored(module: nn.Module) -> int:
+    return sum(tensor.nbytes for tensor in module.state_dict().values())
+
+
+def kept_bytes(module: nn.Module, run: Callable[[Tensor], Tensor], x: Tensor) -> int:
+    """What autograd keeps of run(x) beside the module's own tensors, each storage once."""
+    own = {t.untyped_storage()._cdata for t in module.state_dict().values()}
+    kept: dict[int, int] = {}
+
+    def pack(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        if storage._cdata not in own:
+            kept[storage._cdata] = storage.nbytes()
+        return tensor
+
+    with torch.enable_grad(), torch.autograd.graph.saved_tensors_hooks(pack, lambda t: t):
+        out = run(x.requires_grad_())
+    del out
+    return sum(kept.values())
+
+
+def free_memory(device: str) -> float | None:
+    """Bytes that a new allocation can count on; None where the system does not tell."""
+    if device.startswith("cuda"):
+        free, _ = torch.cuda.mem_get_info(device)
+        return free + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+    return min([*cpu_limits()], default=None)
+
+
+def cpu_limits() -> Iterator[float]:
+    """What the system has left, and what the container may still take."""
+    with suppress(OSError, ValueError, IndexError):
+        lines = Path("/proc/meminfo").read_text().splitlines()
+        yield next(1024 * int(x.split()[1]) for x in lines if x.startswith("MemAvailable:"))
+    with suppress(OSError, ValueError):
+        group = Path("/sys/fs/cgroup")
+        most, now = (int((group / f"memory.{name}").read_text()) for name in ("max", "current"))
+        yield most - now + reclaimable(group / "memory.stat")
+    if not Path("/proc/meminfo").exists():
+        with suppress(AttributeError, ValueError, OSError):  # all there is, where no more is told
+            yield os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+
+
+def reclaimable(stat: Path) -> int:
+    """Cached files in a container's memory, which go when something else needs the room."""
+    rows = dict(line.split() for line in stat.read_text().splitlines())
+    return int(rows.get("inactive_file", 0)) + int(rows.get("active_file", 0))
+
+
+def gigabytes(count: float) -> str:
+    return f"{count / 1e9:.1f} GB"
