@@ -55,5 +55,7 @@ class BlipCaptioner:
             )
         )
         tokens = self.model.generate(((x - mean) / std).to(self.model.dtype), **self.asked)
-        texts = self.processor.batch_decode(tokens, skip_special_tokens=True)
+        texts = self.processor.batch_decode(
+            tokens[:, 1:], skip_special_tokens=True
+        )  # less the start
         return [text.strip() for text in texts]

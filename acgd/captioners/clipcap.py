@@ -47,7 +47,9 @@ class ClipCapCaptioner:
         self.device = torch.device(device)
         self.tokenizer = read_tokenizer(tokenizer)  # the small things first: they may be missing
         self.stop = self.tokenizer.encode(".").ids[0]
-        self.clip = shared(judge, clip) or CLIPEncoder(clip, device=device, precision=precision).model
+        self.clip = (
+            shared(judge, clip) or CLIPEncoder(clip, device=device, precision=precision).model
+        )
         self.model = read_model(checkpoint, architecture or {}).to(self.device)
 
     @torch.no_grad()
