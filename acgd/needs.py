@@ -64,16 +64,17 @@ def files(node: Any, key: str = "") -> Iterator[Path]:
 
 def alternatives(cfg: dict, device: str, precision: str) -> Iterator[tuple[list[str], dict, str]]:
     """Overrides that need less, mildest first, each with the config and precision they make."""
-    said, changed = [], {**cfg, "guidance": dict(cfg["guidance"])}
+    said, changed = [], {**cfg, **{group: dict(cfg[group]) for group in ("guidance", "model")}}
     half = "bf16" if device == "cpu" else "fp16"
     for key, value in (
         ("batch_size", 1),
         ("guidance.cutout_chunk", 4),
         ("guidance.cutout_chunk", 1),
         ("precision", half),
+        ("+model.use_checkpoint", True),  # the UNet's way there once more on its way back
         ("guidance.through_unet", False),
     ):
-        group, _, name = key.rpartition(".")
+        group, _, name = key.removeprefix("+").rpartition(".")
         node = changed[group] if group else changed
         if (key == "precision" and precision != "float32") or node.get(name) == value:
             continue
@@ -82,7 +83,8 @@ def alternatives(cfg: dict, device: str, precision: str) -> Iterator[tuple[list[
         said.append(f"{key}={str(value).lower()}")
         if key == "precision":
             precision = {"bf16": "bfloat16", "fp16": "float16"}[half]
-        yield said, {**changed, "guidance": dict(changed["guidance"])}, precision
+        copies = {group: dict(changed[group]) for group in ("guidance", "model")}
+        yield said, {**changed, **copies}, precision
 
 
 def memory(cfg: dict, device: str, precision: str) -> float:
@@ -129,7 +131,8 @@ def unet_bytes(node: tuple, precision: str) -> tuple[int, int, int]:
     x, t = torch.empty(1, 3, side, side, device="meta"), torch.empty(1, device="meta")
     y = {"y": torch.zeros(1, dtype=torch.long, device="meta")} if unet.class_cond else {}
     kept = kept_bytes(unet, lambda x: unet(x, t, **y), x)
-    return stored(unet), kept, sum(skips) + 8 * max(skips)
+    passing = sum(skips) + 8 * max(skips)
+    return stored(unet), kept + unet.use_checkpoint * 8 * max(skips), passing
 
 
 @cache
