@@ -1,0 +1,170 @@
+"""Train the embedded describer: MusCaps' attention LSTM on what the encoder's own ears hear.
+
+    python -m acgd.train.muscaps_tiny features --data data --towers runs/encoder/state.pt \
+        --audio runs/ears/state.pt --out runs/muscaps_tiny.npz
+    python -m acgd.train.muscaps_tiny train --features runs/muscaps_tiny.npz
+
+The first hears disturbed windows of the training clips once; without --towers it takes the
+embedded encoder. The second learns sentences about them (acgd/train/sound_sentences.py), which
+are made anew for every batch, and writes acgd/weights/tiny_muscaps.safetensors.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import random
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from safetensors.torch import save_file
+from torch import Tensor
+from tqdm import tqdm
+
+from acgd.describers.muscaps import SPECIAL, ear_features
+from acgd.models.audioclip import AudioCLIP
+from acgd.models.muscaps import EOS, PAD, SOS, MusCaps
+from acgd.train.encoder import ARCHITECTURES, load_model, load_towers
+from acgd.train.export import WEIGHTS, halve
+from acgd.train.pairs import concept_prompts
+from acgd.train.sound_sentences import count_bursts, grammars, sentence
+from acgd.train.sound_views import SAMPLE_RATE, Sounds, disturb, window
+
+SECONDS = 5.0  # of a window
+ARCHITECTURE = {
+    "feature_extractor_type": "ears",
+    "feature_dim": 2 * ARCHITECTURES["encoder"]["embed_dim"],
+    "word_embed_dim": 64,
+    "hidden_dim_encoder": 160,
+    "hidden_dim_decoder": 160,
+    "attention_dim": 96,
+}
+NOISE = 0.03  # added to features, whose 128 numbers are of the size 0.09
+EXAMPLES = 400  # sentences of each concept and count that the vocabulary is collected from
+
+
+def load_ears(towers: Path | None, audio: Path | None) -> AudioCLIP:
+    """The encoder whose ears hear: two trainings' states, or the embedded weights."""
+    model = AudioCLIP(**ARCHITECTURES["encoder"]).eval().requires_grad_(False)
+    if towers is None:
+        model.load_state_dict(load_model(WEIGHTS / "tiny_encoder.safetensors"))
+    else:
+        load_towers(model, towers)
+    if audio is not None:
+        model.audio.load_state_dict(torch.load(audio, weights_only=True)["audio"])
+    return model
+
+
+def hear(args: argparse.Namespace) -> None:
+    """Write features (N, C, D), labels (N,) and counts of bursts (N,) of disturbed windows."""
+    sounds = Sounds(args.data, list(concept_prompts()))
+    head, rng = load_ears(args.towers, args.audio).audio, torch.Generator().manual_seed(11)
+    weight = sounds.weight * (1 - args.evenly) + evenly(sounds) * args.evenly
+    index = torch.multinomial(weight, args.windows, replacement=True, generator=rng)
+    found, bursts = [], []
+    for part in tqdm(index.split(16)):
+        waves = [window(sounds.clip(i), int(SECONDS * SAMPLE_RATE), rng) for i in part.tolist()]
+        bursts += [count_bursts(wave.numpy(), SAMPLE_RATE) for wave in waves]
+        found.append(ear_features(head, disturb(torch.stack(waves), rng)).half())
+    temporary = args.out.with_suffix(".tmp.npz")
+    label = sounds.label[index]
+    np.savez(temporary, features=torch.cat(found), label=label, bursts=np.array(bursts))
+    os.replace(temporary, args.out)
+
+
+def evenly(sounds: Sounds) -> Tensor:
+    """Weights of the clips that give every concept the same say."""
+    weight = sounds.weight.clone()
+    for concept in sounds.label.unique():
+        own = sounds.label == concept
+        weight[own] /= weight[own].sum().clamp(min=1e-12)
+    return weight / weight.sum()
+
+
+class Sentences:
+    """Token ids of fresh sentences about clips; `words` is the vocabulary by id."""
+
+    def __init__(self, seed: int = 0):
+        self.grammars, self.draw = list(grammars().values()), random.Random(seed)
+        found: dict[str, None] = {}
+        for grammar in self.grammars:
+            for bursts in (0, 1, 2, 3, 4):
+                for _ in range(EXAMPLES):
+                    found |= dict.fromkeys(sentence(grammar, bursts, self.draw).split())
+        self.words = [*SPECIAL, *found]
+        self.ids = {word: i for i, word in enumerate(self.words)}
+
+    def tokens(self, label: Tensor, bursts: Tensor) -> Tensor:
+        """(B, L): <sos>, a sentence about each, <eos>, <pad>."""
+        rows = []
+        for concept, count in zip(label.tolist(), bursts.tolist(), strict=True):
+            words = sentence(self.grammars[concept], count, self.draw).split()
+            rows.append(torch.tensor([SOS, *(self.ids[w] for w in words), EOS]))
+        return torch.nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=PAD)
+
+
+def train(args: argparse.Namespace) -> None:
+    data = np.load(args.features)
+    features, label, bursts = (torch.from_numpy(data[k]) for k in ("features", "label", "bursts"))
+    torch.manual_seed(7)
+    sentences = Sentences()
+    config = {**ARCHITECTURE, "vocab_size": len(sentences.words)}
+    model = MusCaps(**config).train()
+    opt = torch.optim.AdamW(model.parameters(), args.lr, weight_decay=1e-2)
+    running, start = None, time.time()
+    for step in (bar := tqdm(range(args.steps))):
+        index = torch.randint(len(label), (args.batch,))
+        first, last = sorted(torch.randperm(features.shape[1] + 1)[:2].tolist())
+        heard = features[index, first:last].float()  # any stretch of a window
+        heard = heard + NOISE * torch.randn(heard.shape)
+        tokens = sentences.tokens(label[index], bursts[index])
+        logits = model(model.remember(heard), tokens[:, :-1])
+        loss = F.cross_entropy(logits.flatten(0, 1), tokens[:, 1:].flatten(), ignore_index=PAD)
+        for group in opt.param_groups:  # warm up, then down to nothing
+            group["lr"] = args.lr * min(1.0, (step + 1) / 50) * (1 - step / args.steps)
+        opt.zero_grad(set_to_none=True)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        opt.step()
+        running = loss.item() if running is None else 0.98 * running + 0.02 * loss.item()
+        bar.set_postfix(loss=f"{running:.3f}")
+    export(model, config, sentences.words, args.out)
+    print(json.dumps({"loss": round(running, 3), "seconds": round(time.time() - start)}))
+
+
+def export(model: MusCaps, config: dict, words: list[str], path: Path) -> None:
+    """float16 weights that carry their sizes and their vocabulary."""
+    temporary = path.with_suffix(".tmp")
+    metadata = {"config": json.dumps(config), "vocabulary": json.dumps(words)}
+    save_file(halve(model.state_dict()), temporary, metadata)
+    os.replace(temporary, path)
+    print(f"{path}: {path.stat().st_size / 1e6:.2f} MB, {len(words)} words")
+
+
+def main(argv: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
+    commands = parser.add_subparsers(dest="command", required=True)
+    first = commands.add_parser("features", help="what the ears hear in the training clips")
+    first.add_argument("--data", type=Path, default=Path("data"))
+    first.add_argument("--towers", type=Path, help="the encoder's state.pt")
+    first.add_argument("--audio", type=Path, help="its ears' state.pt")
+    first.add_argument("--windows", type=int, default=6000)
+    first.add_argument("--evenly", type=float, default=0.5, help="share drawn concept by concept")
+    first.add_argument("--out", type=Path, required=True)
+    second = commands.add_parser("train", help="sentences about them")
+    second.add_argument("--features", type=Path, required=True)
+    second.add_argument("--steps", type=int, default=2500)
+    second.add_argument("--batch", type=int, default=128)
+    second.add_argument("--lr", type=float, default=3e-3)
+    second.add_argument("--out", type=Path, default=WEIGHTS / "tiny_muscaps.safetensors")
+    args = parser.parse_args(argv)
+    with torch.no_grad() if args.command == "features" else torch.enable_grad():
+        (hear if args.command == "features" else train)(args)
+
+
+if __name__ == "__main__":
+    main()
