@@ -20,6 +20,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from acgd.models.frozen import BatchNorm2d, Conv2d
+
 
 class LayerNorm(nn.LayerNorm):
     """Layer norm computed in float32, returned in the input's dtype."""
@@ -102,18 +104,18 @@ class Bottleneck(nn.Module):
     def __init__(self, inplanes: int, planes: int, stride: int = 1) -> None:
         super().__init__()
         out = planes * self.expansion
-        self.conv1 = nn.Conv2d(inplanes, planes, 1, bias=False)
-        self.bn1 = nn.BatchNorm2d(planes)
-        self.conv2 = nn.Conv2d(planes, planes, 3, padding=1, bias=False)
-        self.bn2 = nn.BatchNorm2d(planes)
+        self.conv1 = Conv2d(inplanes, planes, 1, bias=False)
+        self.bn1 = BatchNorm2d(planes)
+        self.conv2 = Conv2d(planes, planes, 3, padding=1, bias=False)
+        self.bn2 = BatchNorm2d(planes)
         self.pool = nn.AvgPool2d(stride) if stride > 1 else nn.Identity()
-        self.conv3 = nn.Conv2d(planes, out, 1, bias=False)
-        self.bn3 = nn.BatchNorm2d(out)
+        self.conv3 = Conv2d(planes, out, 1, bias=False)
+        self.bn3 = BatchNorm2d(out)
         nn.init.zeros_(self.bn3.weight)
         self.downsample = None
         if stride > 1 or inplanes != out:
-            skip = [("-1", nn.AvgPool2d(stride)), ("0", nn.Conv2d(inplanes, out, 1, bias=False))]
-            skip.append(("1", nn.BatchNorm2d(out)))
+            skip = [("-1", nn.AvgPool2d(stride)), ("0", Conv2d(inplanes, out, 1, bias=False))]
+            skip.append(("1", BatchNorm2d(out)))
             self.downsample = nn.Sequential(OrderedDict(skip))
 
     def forward(self, x: Tensor) -> Tensor:
@@ -156,12 +158,12 @@ class ModifiedResNet(nn.Module):
         self, layers: Sequence[int], output_dim: int, heads: int, resolution: int, width: int
     ) -> None:
         super().__init__()
-        self.conv1 = nn.Conv2d(3, width // 2, 3, stride=2, padding=1, bias=False)
-        self.bn1 = nn.BatchNorm2d(width // 2)
-        self.conv2 = nn.Conv2d(width // 2, width // 2, 3, padding=1, bias=False)
-        self.bn2 = nn.BatchNorm2d(width // 2)
-        self.conv3 = nn.Conv2d(width // 2, width, 3, padding=1, bias=False)
-        self.bn3 = nn.BatchNorm2d(width)
+        self.conv1 = Conv2d(3, width // 2, 3, stride=2, padding=1, bias=False)
+        self.bn1 = BatchNorm2d(width // 2)
+        self.conv2 = Conv2d(width // 2, width // 2, 3, padding=1, bias=False)
+        self.bn2 = BatchNorm2d(width // 2)
+        self.conv3 = Conv2d(width // 2, width, 3, padding=1, bias=False)
+        self.bn3 = BatchNorm2d(width)
         inplanes = width
         for i, blocks in enumerate(layers):
             planes, stride = width * 2**i, 1 if i == 0 else 2
@@ -191,7 +193,7 @@ class VisionTransformer(nn.Module):
     ) -> None:
         super().__init__()
         scale, tokens = width**-0.5, (resolution // patch_size) ** 2 + 1
-        self.conv1 = nn.Conv2d(3, width, patch_size, stride=patch_size, bias=False)
+        self.conv1 = Conv2d(3, width, patch_size, stride=patch_size, bias=False)
         self.class_embedding = nn.Parameter(scale * torch.randn(width))
         self.positional_embedding = nn.Parameter(scale * torch.randn(tokens, width))
         self.ln_pre = LayerNorm(width)

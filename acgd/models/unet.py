@@ -16,6 +16,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from acgd.models.frozen import Conv2d, norm_silu
+
 CHANNEL_MULT = {
     512: "0.5,1,1,2,2,4,4",
     256: "1,1,2,2,4,4",
@@ -68,7 +70,7 @@ class ResBlock(nn.Module):
         super().__init__()
         self.film, self.mode = film, mode
         self.in_layers = nn.Sequential(
-            norm(channels), nn.SiLU(), nn.Conv2d(channels, out_channels, 3, padding=1)
+            norm(channels), nn.SiLU(), Conv2d(channels, out_channels, 3, padding=1)
         )
         self.emb_layers = nn.Sequential(
             nn.SiLU(), nn.Linear(emb_channels, out_channels * (2 if film else 1))
@@ -77,21 +79,21 @@ class ResBlock(nn.Module):
             norm(out_channels),
             nn.SiLU(),
             nn.Dropout(dropout),
-            zero(nn.Conv2d(out_channels, out_channels, 3, padding=1)),
+            zero(Conv2d(out_channels, out_channels, 3, padding=1)),
         )
         same = channels == out_channels
-        self.skip_connection = nn.Identity() if same else nn.Conv2d(channels, out_channels, 1)
+        self.skip_connection = nn.Identity() if same else Conv2d(channels, out_channels, 1)
 
     def forward(self, x: Tensor, emb: Tensor) -> Tensor:
         # resampling sits between the activation and the convolution, and on the skip path alike
-        h = resample(self.in_layers[:2](x), self.mode)
+        h = resample(norm_silu(self.in_layers[0], x), self.mode)
         h = self.in_layers[2](h)
         e = self.emb_layers(emb).to(h.dtype)[..., None, None]  # (B, C or 2C, 1, 1)
         if self.film:
-            scale, shift = e.chunk(2, dim=1)
-            h = self.out_layers[1:](self.out_layers[0](h) * (1 + scale) + shift)
+            h = norm_silu(self.out_layers[0], h, *e.chunk(2, dim=1))
         else:
-            h = self.out_layers(h + e)
+            h = norm_silu(self.out_layers[0], h + e)
+        h = self.out_layers[2:](h)
         return self.skip_connection(resample(x, self.mode)) + h
 
 
@@ -127,7 +129,7 @@ class AttentionBlock(nn.Module):
 class Downsample(nn.Module):
     def __init__(self, channels: int):
         super().__init__()
-        self.op = nn.Conv2d(channels, channels, 3, stride=2, padding=1)
+        self.op = Conv2d(channels, channels, 3, stride=2, padding=1)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.op(x)
@@ -136,7 +138,7 @@ class Downsample(nn.Module):
 class Upsample(nn.Module):
     def __init__(self, channels: int):
         super().__init__()
-        self.conv = nn.Conv2d(channels, channels, 3, padding=1)
+        self.conv = Conv2d(channels, channels, 3, padding=1)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.conv(resample(x, "up"))
@@ -216,7 +218,7 @@ class UNet(nn.Module):
             return AttentionBlock(c, heads, use_new_attention_order)
 
         ch, rate = widths[0], 1
-        stem = nn.Conv2d(3 * patch_size**2, ch, 3, padding=1)
+        stem = Conv2d(3 * patch_size**2, ch, 3, padding=1)
         self.input_blocks, skips = nn.ModuleList([Stage(stem)]), [ch]
         for level, width in enumerate(widths):
             for _ in range(num_res_blocks):
@@ -244,7 +246,7 @@ class UNet(nn.Module):
                     blocks.append(res(ch, ch, "up") if resblock_updown else Upsample(ch))
                     rate //= 2
                 self.output_blocks.append(Stage(*blocks))
-        out = nn.Conv2d(ch, self.out_channels * patch_size**2, 3, padding=1)
+        out = Conv2d(ch, self.out_channels * patch_size**2, 3, padding=1)
         self.out = nn.Sequential(norm(ch), nn.SiLU(), zero(out))
 
     def convert_torso(self, dtype: str) -> UNet:
@@ -298,7 +300,7 @@ class UNet(nn.Module):
         h = self.run(self.middle_block, h, emb)
         for stage in self.output_blocks:
             h = self.run(stage, torch.cat([h, skips.pop()], dim=1), emb)
-        h = self.out(h.to(x.dtype))
+        h = self.out[2](norm_silu(self.out[0], h.to(x.dtype)))
         return F.pixel_shuffle(h, self.patch_size) if self.patch_size > 1 else h
 
     def run(self, stage: Stage, h: Tensor, emb: Tensor) -> Tensor:

@@ -1,0 +1,115 @@
+"""Layers that keep less for the way back when their weights are frozen, as in guidance.
+
+Guidance asks for the gradient of a picture, never for one of weights. PyTorch's layers keep their
+input all the same: a convolution needs it for its weight's gradient alone, and does not ask
+whether anyone wants that. The layers here keep
+
+    convolution               its weight, which is there anyway
+    batch norm in use         one factor for each channel
+    group norm, FiLM, SiLU    the input; what lies between is computed again on the way back
+
+Their values are those of PyTorch's layers, their gradients the same to rounding. They step in
+where a gradient flows to a large input and to nothing else; training and small maps run PyTorch's
+own layers. Keys are unchanged. Second derivatives raise an error.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+
+WORTH = 2**20  # bytes of an input from which on memory matters more than a call's overhead
+GRAD_OF_INPUT = [True, False, False]  # of input, weight and bias
+
+
+def only_input(x: Tensor, *others: Tensor | None) -> bool:
+    """Whether x is large and a gradient is wanted with respect to it and to none of the others."""
+    if not (torch.is_grad_enabled() and x.requires_grad and x.nbytes >= WORTH):
+        return False
+    return not any(other is not None and other.requires_grad for other in others)
+
+
+class Conv2d(nn.Conv2d):
+    """nn.Conv2d; without its input in the graph where its weights are frozen."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        if only_input(x, self.weight, self.bias):
+            places = self.stride, self.padding, self.dilation
+            return FrozenConvolution.apply(x, self.weight, self.bias, *places, self.groups)
+        return super().forward(x)
+
+
+class FrozenConvolution(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x, weight, bias, stride, padding, dilation, groups):
+        ctx.save_for_backward(weight)
+        last = x.is_contiguous(memory_format=torch.channels_last)
+        ctx.layout = torch.channels_last if last else torch.contiguous_format
+        ctx.shape, ctx.places, ctx.groups = x.shape, (stride, padding, dilation), groups
+        return F.conv2d(x, weight, bias, stride, padding, dilation, groups)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, grad):
+        (weight,) = ctx.saved_tensors
+        # the input's gradient needs of the input no number, only its shape and layout
+        x = torch.empty(ctx.shape, dtype=grad.dtype, device=grad.device, memory_format=ctx.layout)
+        given = *ctx.places, False, [0, 0], ctx.groups, GRAD_OF_INPUT
+        found = torch.ops.aten.convolution_backward(grad, x, weight, None, *given)
+        return found[0], *[None] * 6
+
+
+class BatchNorm2d(nn.BatchNorm2d):
+    """nn.BatchNorm2d; in eval mode, with frozen weights, it is a factor for each channel."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not self.training and only_input(x, self.weight, self.bias):
+            statistics = self.running_mean, self.running_var
+            return FrozenBatchNorm.apply(x, self.weight, self.bias, *statistics, self.eps)
+        return super().forward(x)
+
+
+class FrozenBatchNorm(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x, weight, bias, mean, var, eps):
+        ctx.save_for_backward((weight * (var + eps).rsqrt())[:, None, None])
+        return F.batch_norm(x, mean, var, weight, bias, eps=eps)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, grad):
+        (factor,) = ctx.saved_tensors
+        return (grad * factor).to(grad.dtype), *[None] * 5
+
+
+def norm_silu(
+    norm: nn.GroupNorm, x: Tensor, scale: Tensor | None = None, shift: Tensor | None = None
+) -> Tensor:
+    """silu(norm(x) (1 + scale) + shift).
+
+    x (B, C, H, W); scale and shift (B, C, 1, 1), both or neither.
+    """
+    if only_input(x, norm.weight, norm.bias, scale, shift):
+        return FrozenNormSiLU.apply(x, norm, scale, shift)
+    h = norm(x)
+    return F.silu(h if scale is None else h * (1 + scale) + shift)
+
+
+class FrozenNormSiLU(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x, norm, scale, shift):
+        ctx.save_for_backward(x, scale, shift)
+        ctx.norm = norm
+        return norm_silu(norm, x, scale, shift)  # no gradient is on here
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, grad):
+        x, scale, shift = ctx.saved_tensors
+        with torch.enable_grad():
+            x = x.detach().requires_grad_()
+            h = ctx.norm(x)
+            h = F.silu(h if scale is None else h * (1 + scale) + shift)
+        return torch.autograd.grad(h, x, grad)[0], None, None, None

@@ -1,0 +1,136 @@
+"""Frozen layers: PyTorch's values and gradients, with less kept for the way back."""
+
+import pytest
+import torch
+from conftest import UNET
+from test_clip import RESNET
+
+from acgd.models import frozen
+from acgd.models.clip import CLIP
+from acgd.models.unet import GroupNorm32, UNet
+from acgd.needs import kept_bytes
+
+CONVOLUTIONS = {
+    "3x3": {"kernel_size": 3, "padding": 1},
+    "1x1, no bias": {"kernel_size": 1, "bias": False},
+    "strided": {"kernel_size": 3, "padding": 1, "stride": 2},
+    "dilated, in groups": {"kernel_size": 3, "padding": 2, "dilation": 2, "groups": 4},
+}
+
+
+@pytest.fixture(params=["plain", "frozen"])
+def which(request, monkeypatch):
+    """PyTorch's layers, or ours at any size."""
+    monkeypatch.setattr(frozen, "WORTH", 2**60 if request.param == "plain" else 0)
+    return request.param
+
+
+def filled(module):
+    """Random weights and statistics that nobody asks a gradient of."""
+    torch.manual_seed(0)
+    for key, value in module.state_dict().items():
+        if value.is_floating_point():
+            value.uniform_(0.5, 2.0) if "var" in key else value.normal_()
+    return module.eval().requires_grad_(False)
+
+
+def both(monkeypatch, run, x):
+    """(value, gradient) by PyTorch's layers, then by ours."""
+    found = []
+    for worth in (2**60, 0):
+        monkeypatch.setattr(frozen, "WORTH", worth)
+        given = x.detach().clone(memory_format=torch.preserve_format).requires_grad_()
+        out = run(given)
+        weights = torch.linspace(-1, 1, out.numel()).view(out.shape).to(out)
+        found.append((out.detach(), torch.autograd.grad(out, given, weights)[0]))
+    return found
+
+
+def same(found):
+    (value, grad), (own_value, own_grad) = found
+    assert torch.equal(value, own_value) and grad.any()
+    torch.testing.assert_close(own_grad, grad)
+    for ours, theirs in ((own_value, value), (own_grad, grad)):
+        assert ours.dtype == theirs.dtype and ours.stride() == theirs.stride()
+
+
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+@pytest.mark.parametrize("sizes", CONVOLUTIONS.values(), ids=CONVOLUTIONS)
+def test_convolution(monkeypatch, sizes, dtype, layout):
+    layer = filled(frozen.Conv2d(8, 12, **sizes)).to(dtype).to(memory_format=layout)
+    x = torch.randn(2, 8, 9, 7, dtype=dtype).to(memory_format=layout)
+    same(both(monkeypatch, layer, x))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_batch_norm(monkeypatch, dtype):
+    same(both(monkeypatch, filled(frozen.BatchNorm2d(6)), torch.randn(2, 6, 5, 5).to(dtype)))
+
+
+@pytest.mark.parametrize("film", [True, False])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_group_norm_with_film_and_silu(monkeypatch, dtype, film):
+    norm, given = filled(GroupNorm32(4, 8)), torch.randn(2, 2, 8, 1, 1).to(dtype)
+    x = torch.randn(2, 8, 5, 5).to(dtype).contiguous(memory_format=torch.channels_last)
+    same(both(monkeypatch, lambda x: frozen.norm_silu(norm, x, *(given if film else ())), x))
+
+
+def unet_and_resnet():
+    unet = filled(UNet(**UNET | {"resblock_updown": True}))
+    for p in unet.parameters():
+        p.mul_(0.1)
+    tower = filled(CLIP(**RESNET)).visual
+    step = torch.tensor([300.0])
+    return {
+        "unet": (unet, lambda x: unet(x, step.to(x.device)), torch.randn(1, 3, 32, 32)),
+        "resnet": (tower, tower, torch.randn(1, 3, 32, 32)),
+    }
+
+
+@pytest.mark.parametrize("name, share", [("unet", 0.5), ("resnet", 0.7)])
+def test_whole_networks_keep_less_for_the_same_gradient(monkeypatch, name, share):
+    network, run, x = unet_and_resnet()[name]
+    (value, grad), (own_value, own_grad) = both(monkeypatch, run, x)
+    assert torch.equal(value, own_value)
+    torch.testing.assert_close(own_grad, grad, rtol=1e-3, atol=float(grad.abs().max()) * 1e-5)
+    own, counted = kept_bytes(network, run, x), kept_bytes(network.to("meta"), run, x.to("meta"))
+    assert 0.95 * own < counted < 1.25 * own  # attention is counted by its parts
+    monkeypatch.setattr(frozen, "WORTH", 2**60)
+    assert counted < share * kept_bytes(network, run, x.to("meta"))
+
+
+def test_training_is_left_alone(which):
+    """Weights, and an embedding before the norm, get their gradients."""
+    layer, bn = frozen.Conv2d(4, 4, 3), frozen.BatchNorm2d(4).eval()
+    scale = torch.zeros(1, 4, 1, 1, requires_grad=True)
+    x = torch.randn(2, 4, 8, 8, requires_grad=True)
+    norm = filled(GroupNorm32(2, 4))
+    frozen.norm_silu(norm, bn(layer(x)), scale, scale).square().sum().backward()
+    assert all(t.grad.any() for t in (x, scale, *layer.parameters(), *bn.parameters()))
+    learning = filled(frozen.BatchNorm2d(4)).train()
+    before = learning.running_mean.clone()
+    learning(x)
+    assert not torch.equal(before, learning.running_mean)
+
+
+def test_small_maps_and_pictures_without_gradient_take_the_plain_way(monkeypatch):
+    monkeypatch.setattr(frozen.FrozenConvolution, "apply", lambda *_: pytest.fail("ours"))
+    layer = filled(frozen.Conv2d(3, 3, 1))
+    layer(torch.randn(1, 3, 8, 8, requires_grad=True))  # small
+    large = torch.randn(1, 3, 512, 512)
+    assert large.nbytes > frozen.WORTH
+    layer(large)
+    with torch.no_grad():
+        layer(large.requires_grad_())
+    with pytest.raises(pytest.fail.Exception):
+        layer(large)
+
+
+def test_second_derivatives_are_refused(monkeypatch):
+    monkeypatch.setattr(frozen, "WORTH", 0)
+    x = torch.randn(1, 3, 4, 4, requires_grad=True)
+    out = filled(frozen.Conv2d(3, 3, 1))(x).square().sum()
+    grad = torch.autograd.grad(out, x, create_graph=True)[0]
+    with pytest.raises(RuntimeError, match="once_differentiable"):
+        grad.sum().backward()
