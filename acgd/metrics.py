@@ -9,6 +9,7 @@ from __future__ import annotations
 import csv
 import re
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 
@@ -53,6 +54,27 @@ class Viewer:
         """The labels that this model gives to the prompt's sound; [] without one."""
         sounds = [target.embed for target in targets if target.kind == "audio"]
         return self.names(sounds[0], self.model.scale_at, most) if sounds else []
+
+    def spoken(self, targets: Sequence[Target], share: float) -> list[Target]:
+        """`share` in [0, 1] of each sound's weight goes to the labels that this model hears in it.
+
+        The new target's embedding is the labels' mean, weighed by their probabilities. Sounds lie
+        apart from pictures and texts of the same thing (Liang et al. 2022, "Mind the gap"), and
+        between things where the ears are not sure; what pictures can be steered to is better said
+        in words. Like the prior of unCLIP (Ramesh et al. 2022), but over known labels.
+        """
+        found = []
+        for target in targets:
+            if target.kind != "audio" or not share:
+                found.append(target)
+                continue
+            chances = (self.model.scale_at * self.embeds @ target.embed.to(self.embeds)).softmax(0)
+            embed = F.normalize(chances @ self.embeds, dim=0)
+            best = self.labels[int(chances.argmax())]
+            if share < 1:
+                found.append(replace(target, weight=target.weight * (1 - share)))
+            found.append(Target(embed, target.weight * share, "heard", best))
+        return found
 
     def score(self, image: Tensor, targets: Sequence[Target], concept: str | None) -> dict:
         """Similarities by kind of target, the concept's rank and the labels nearest.

@@ -101,7 +101,7 @@ def paint(batch: list[Sample], studio: Studio, cfg: dict) -> None:
 
 def listen(sample: Sample, studio: Studio) -> None:
     """The prompt as targets, by the encoder and, for the metrics only, by the judge."""
-    from acgd.prompts.text import join
+    from acgd.prompts.text import fraction, join
 
     wave = sample.source.wave(studio.encoder.sample_rate)
     if wave is not None:
@@ -109,8 +109,10 @@ def listen(sample: Sample, studio: Studio) -> None:
         if hasattr(studio.describer, "rank"):  # one that chooses can say how sure it is
             sample.described = studio.describer.rank(wave, studio.encoder.sample_rate)
     words, share = sample.words, studio.describer.share  # with a share of 0 they steer nothing
-    sample.targets = join(sample.source(studio.encoder), words, studio.encoder, share)
-    sample.heard = studio.by_encoder.heard(sample.targets)
+    prompts = sample.source(studio.encoder)
+    sample.heard = studio.by_encoder.heard(prompts)
+    prompts = studio.by_encoder.spoken(prompts, fraction(sample.run.cfg["heard"], "heard"))
+    sample.targets = join(prompts, words, studio.encoder, share)
     if studio.judge is not None and (wave is None or hasattr(studio.judge, "scale_at")):
         sample.judged = join(sample.source(studio.judge), words, studio.judge, share)
 

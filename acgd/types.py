@@ -27,7 +27,7 @@ class Target:
 
     embed: Tensor  # (D,), unit norm, float32
     weight: float
-    kind: str  # "audio", "text" or "image"
+    kind: str  # "audio", "text", "image", or "heard": labels that a sound brings to mind
     label: str
 
 

@@ -42,10 +42,10 @@ ESC_10 = (
 @dataclass
 class Prompt:
     concept: int  # its place in the judge's labels
-    embed: Tensor  # (D,) by the encoder
-    kind: str
+    targets: list[Target]  # by the encoder
     group: str  # which line of the summary it counts in
     seed: int
+    sound: Tensor | None = None  # (D,), as the encoder hears it
 
 
 @torch.no_grad()
@@ -53,11 +53,11 @@ def paint(studio: Studio, cfg: dict, prompts: list[Prompt], scale: float, guided
     """Pictures (B, 3, H, W) in [0, 1], each its prompt's only target."""
     noise = Noise([p.seed for p in prompts])
     diffusion = studio.model.diffusion(studio.sampler.steps)
-    cond = torch.stack([p.embed for p in prompts]) if guided and scale else None
+    cond = sampling.condition(prompts, studio) if guided and scale else None
     denoiser = studio.model.denoiser(diffusion, cond, scale if guided else 0.0)
     guide = None
     if guided:
-        targets = [[Target(p.embed, 1.0, p.kind, "")] for p in prompts]
+        targets = [p.targets for p in prompts]
         node = {k: v for k, v in cfg["guidance"].items() if k != "cfg"}
         known = {"encoder": studio.encoder, "targets": targets, "diffusion": diffusion}
         guide: Guidance = config.build(node, **known, noise=noise)
@@ -162,7 +162,7 @@ class Evaluation:
     def names(self) -> list[Prompt]:
         embeds, n = self.studio.encoder.text(self.labels), self.args.seeds
         return [
-            Prompt(c, embeds[c], "text", "all", n * c + s)
+            Prompt(c, [Target(embeds[c], 1.0, "text", "")], "all", n * c + s)
             for c in range(len(self.labels)) for s in range(n)
         ]  # fmt: skip
 
@@ -183,15 +183,17 @@ class Evaluation:
                 continue
             wave = sounds.clip(i)[: 10 * SAMPLE_RATE]
             embed = self.studio.encoder.audio(wave[None])[0]
+            sound = Target(embed, 1.0, "audio", "")
+            targets = self.studio.by_encoder.spoken([sound], self.cfg["heard"])
             prompts += [
-                Prompt(c, embed, "audio", group, 10000 + len(prompts) + s)
+                Prompt(c, targets, group, 10000 + len(prompts) + s, embed)
                 for s in range(self.args.seeds)
             ]
         return sorted(prompts, key=lambda p: (p.group, p.concept))
 
     def retrieval(self, prompts: list[Prompt]) -> None:
         once = prompts[:: self.args.seeds]
-        similarity = torch.stack([p.embed for p in once]) @ self.studio.by_encoder.embeds.T
+        similarity = torch.stack([p.sound for p in once]) @ self.studio.by_encoder.embeds.T
         place = ranks(similarity, torch.tensor([p.concept for p in once]))
         self.result["sounds"] = table("sounds to words, encoder", place, once, self.labels, True)
 
@@ -207,7 +209,7 @@ def main() -> None:
     )
     parser.add_argument("--batch", type=int, default=32)
     parser.add_argument("--out", type=Path, default=Path("outputs/evaluation"))
-    args = parser.parse_args()
+    args = parser.parse_intermixed_args()
     evaluation, only = Evaluation(args), args.only.split(",")
     cfg_scale = evaluation.studio.cfg_scale
     if "text" in only:

@@ -178,7 +178,7 @@ def test_an_init_image_is_where_it_starts(render, tmp_path):
 def test_words_join_the_sound(render):
     (run,) = render("describer=keywords", "describer.lists=[colours]", "describer.top_k=2")
     targets = json.loads((run.folder / "targets.json").read_text())["targets"]
-    assert [target["kind"] for target in targets] == ["audio", "text", "text"]
+    assert [target["kind"] for target in targets] == ["audio", "heard", "text", "text"]
     assert sum(target["weight"] for target in targets) == pytest.approx(1)
 
 
@@ -188,7 +188,7 @@ def test_a_mixed_prompt_without_a_judge(render):
 
 
 def test_the_notebooks_options_run(render):
-    (run,) = render("experiment=notebook", "sampler.steps=3")
+    (run,) = render("experiment=faithful", "sampler.steps=3")
     assert disk.status(run.folder) == "ok"
     assert "tv" in (run.folder / "losses.csv").read_text()
 
@@ -221,6 +221,28 @@ def test_scores_by_hand():
     assert metrics.concept_of("south", targets, view) == "south"
     a_text = [Target(torch.zeros(2), 1.0, "text", "The north")]
     assert metrics.concept_of(None, a_text, view) == "north"
+
+
+def test_a_share_of_a_sound_goes_to_the_labels_heard_in_it():
+    view = metrics.Viewer(Compass(), ["north", "east"])
+    wind = Target(torch.tensor([0.6, 0.8]), 2.0, "audio", "wind")
+    text = Target(torch.tensor([1.0, 0.0]), 1.0, "text", "east")
+    assert view.spoken([wind, text], 0.0) == [wind, text]
+    sound, heard, same = view.spoken([wind, text], 0.75)
+    assert (sound.weight, heard.weight, same) == (0.5, 1.5, text)
+    assert (heard.kind, heard.label) == ("heard", "north")
+    odds = np.exp(10 * (0.8 - 0.6))  # north against east
+    assert heard.embed[1] / heard.embed[0] == pytest.approx(odds, rel=1e-4)
+    assert heard.embed.norm() == pytest.approx(1.0)
+    assert [target.kind for target in view.spoken([wind], 1.0)] == ["heard"]
+
+
+def test_what_is_heard_is_among_the_targets(render):
+    (run,) = render("heard=0.25", "name=spoken")
+    targets = json.loads((run.folder / "targets.json").read_text())["targets"]
+    assert [(t["kind"], t["weight"]) for t in targets] == [("audio", 0.75), ("heard", 0.25)]
+    with pytest.raises(UserError, match="heard=2"):
+        render("heard=2", "name=wrong")
 
 
 def test_files_are_whole_or_not_there(tmp_path, monkeypatch):
