@@ -35,10 +35,11 @@ class PictureModel:
     ):
         path = checkpoints.locate(checkpoint)
         unet = checkpoints.empty(UNet, path, architecture)
-        checkpoints.load_into(unet, checkpoints.load_state(path), path, assign=True)
-        if precision != "float32":
-            unet.convert_torso(precision)
-        unet = unet.eval().requires_grad_(False).to(device, memory_format=torch.channels_last)
+        if precision != "float32":  # before it is filled: the file's precision is never held
+            unet = unet.to("meta").convert_torso(precision)
+        state = checkpoints.load_state(path)
+        checkpoints.load_into(unet, state, path, device=device, release=True)
+        unet = unet.eval().requires_grad_(False).to(memory_format=torch.channels_last)
         self.unet, self.image_size, self.cond_dim = unet, unet.image_size, unet.cond_dim
         self.process = {
             "schedule": schedule,

@@ -105,6 +105,7 @@ def run(overrides: list[str], batch: int, steps: int) -> dict:
         if not step.x.isfinite().all() or not all(v.isfinite().all() for v in step.losses.values()):
             sys.exit(f"step {step.index}: not finite")  # this also waits for the GPU
         seconds.append(time.perf_counter() - start)
+        print(f"step {len(seconds)} of {steps}: {seconds[-1]:.2f} s", file=sys.stderr, flush=True)
     return {
         "seconds": seconds,
         "processor": (time.process_time() - processor) / steps,

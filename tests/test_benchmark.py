@@ -6,8 +6,13 @@ import subprocess
 import sys
 
 import benchmark
+import benchmark_full
 import pytest
-from conftest import ROOT
+from conftest import ENCODER, ROOT
+
+from acgd import checkpoints, needs, studio
+from acgd.models.audioclip import AudioCLIP
+from acgd.models.clip import CLIP
 
 
 def test_a_process_is_measured_with_its_memory():
@@ -39,3 +44,37 @@ def test_an_unknown_part_is_refused(capsys):
     with pytest.raises(SystemExit):
         benchmark.main(["--only", "nothing"])
     assert "choose from main, startup, steps" in capsys.readouterr().err
+
+
+SMALL = {  # the notebook's models with everything but their sizes
+    "model": {
+        "num_channels": 32,
+        "num_head_channels": 32,
+        "image_size": 32,
+        "num_res_blocks": 1,
+        "channel_mult": "1,2",
+    },
+    "encoder": {key: ENCODER[key] for key in ENCODER if key.startswith("audio_")},
+}
+
+
+def test_the_full_configuration_runs_without_files(monkeypatch):
+    """On small shapes; what the stand-ins replace is put back afterwards."""
+    for module, names in (
+        (checkpoints, ("locate", "load_into", "read_config", "load_state")),
+        (needs, ("check",)),
+    ):
+        for name in names:
+            monkeypatch.setattr(module, name, getattr(module, name))
+    monkeypatch.setattr(studio, "_built", {})
+    clip = {key: value for key, value in ENCODER.items() if key not in SMALL["encoder"]}
+    del clip["sample_rate"]
+    monkeypatch.setattr(
+        benchmark_full, "audioclip", lambda: benchmark_full.shapes(AudioCLIP, ENCODER)
+    )
+    monkeypatch.setattr(benchmark_full, "rn50", lambda: benchmark_full.shapes(CLIP, clip))
+    small = [f"++{g}.{k}={v!r}" for g, own in SMALL.items() for k, v in own.items()]
+    found = benchmark_full.run([*benchmark_full.NOTEBOOK, "device=cpu", *small], 1, 2)
+    assert len(found["seconds"]) == 2 and found["estimate"] > 0
+    said = benchmark_full.line("float32", {**found, "process": 5.5e9})
+    assert "s a step" in said and "peak  5.50 GB" in said

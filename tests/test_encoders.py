@@ -236,6 +236,21 @@ def test_ensemble_guides_by_the_weighted_sum(tmp_path):
     torch.testing.assert_close(found[1], apart, rtol=1e-3, atol=1e-5)
 
 
+def test_ensemble_guides_a_sample_as_if_it_were_alone(tmp_path):
+    both, x, t = pair(tmp_path, a=3.0), torch.randn(2, 3, 48, 48), torch.tensor([4, 4])
+    aims = [[Target(embed, 1.0, "text", "")] for embed in both.text(["a cat", "rain"])]
+    settings = {"clip": 100.0, "num_cutouts": 3, "cutout_chunk": 2}
+    guide = lambda aims, seeds: Guidance(  # noqa: E731
+        both, aims, Diffusion(respacing="10"), Noise(seeds), **settings
+    )
+    grad_x, grad_x0, found = guide(aims, [5, 6])(x, x, t)
+    for i in (0, 1):
+        alone = guide(aims[i : i + 1], [5 + i])(x[i : i + 1], x[i : i + 1], t[:1])
+        torch.testing.assert_close(grad_x0[i : i + 1], alone[1], rtol=1e-3, atol=1e-5)
+        torch.testing.assert_close(grad_x[i : i + 1], alone[0], rtol=1e-3, atol=1e-5)
+        torch.testing.assert_close(found["clip"][i : i + 1], alone[2]["clip"])
+
+
 def test_sounds_go_to_members_that_hear(tmp_path):
     save_file(CLIP(**RESNET).state_dict(), tmp_path / "clip.safetensors")
     deaf = CLIPEncoder(str(tmp_path / "clip.safetensors"), **RESNET)

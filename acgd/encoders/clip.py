@@ -44,14 +44,13 @@ class CLIPEncoder:
         image_from: str | None = None,
         **architecture: object,
     ) -> None:
-        model = read(self.model_class, checkpoint, architecture)
-        if image_from is not None:
-            image_from = IMAGE_FROM.get(image_from.lower(), image_from)
-            take_picture_tower(model, image_from)
-        self.pictures_from = checkpoints.locate(image_from or checkpoint)
         self.device, self.truncate = torch.device(device), truncate
         dtype = precision_dtype(precision, self.device)
-        model = halve_(model, dtype) if dtype != torch.float32 else model
+        model = read(self.model_class, checkpoint, architecture, dtype, self.device)
+        if image_from is not None:
+            image_from = IMAGE_FROM.get(image_from.lower(), image_from)
+            take_picture_tower(model, image_from, dtype)
+        self.pictures_from = checkpoints.locate(image_from or checkpoint)
         self.model = model.eval().requires_grad_(False).to(self.device)
         self.model.visual.to(memory_format=torch.channels_last)  # 1.5 times faster on a CPU
         self.image_size = self.model.image_resolution
@@ -97,8 +96,17 @@ class CLIPEncoder:
         return preprocess.pixels(image, self.image_size)
 
 
-def read(make: type[CLIP], source: str, given: dict) -> CLIP:
-    """A model with a file's weights, on the CPU and in float32; `given` goes before its sizes."""
+def read(
+    make: type[CLIP],
+    source: str,
+    given: dict,
+    dtype: torch.dtype = torch.float32,
+    device: str | torch.device = "cpu",
+) -> CLIP:
+    """A model with a file's weights; `given` goes before the file's sizes.
+
+    It takes its dtype (see `precision_dtype`) while it is empty and is filled tensor by tensor.
+    """
     path = checkpoints.locate(source)
     state = checkpoints.load_state(path)
     known = checkpoints.read_config(path) or sizes(state)
@@ -107,12 +115,14 @@ def read(make: type[CLIP], source: str, given: dict) -> CLIP:
         like = f"; the file looks like {guess}" if guess else ""
         raise UserError(f"{path}: these are no weights of {make.__name__}{like}")
     model = checkpoints.empty(make, path, {**known, **given})
-    return checkpoints.load_into(model, state, path, assign=True)
+    if dtype != torch.float32:
+        halve_(model, dtype)
+    return checkpoints.load_into(model, state, path, device=device, release=True)
 
 
-def take_picture_tower(model: CLIP, source: str) -> None:
+def take_picture_tower(model: CLIP, source: str, dtype: torch.dtype) -> None:
     """Put another CLIP's picture tower into the model; it must embed into as many numbers."""
-    other = read(CLIP, source, {})
+    other = read(CLIP, source, {}, dtype)
     dims = [one.text_projection.shape[1] for one in (other, model)]
     if dims[0] != dims[1]:
         raise UserError(
