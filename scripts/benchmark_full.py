@@ -127,7 +127,9 @@ def stand_in(needs: Any) -> list[float]:
     def check(cfg: dict, device: str, precision: str) -> None:
         estimate.append(needs.memory(cfg, device, precision))
 
-    def fill(module: torch.nn.Module, *_: Any, **__: Any) -> torch.nn.Module:
+    def fill(module: torch.nn.Module, *_: Any, device: Any = "cpu", **__: Any) -> torch.nn.Module:
+        if any(value.is_meta for value in module.state_dict().values()):
+            module.to_empty(device=device)
         with torch.no_grad():
             for key, value in module.state_dict().items():
                 draw_(key, value)

@@ -58,7 +58,8 @@ SMALL = {  # the notebook's models with everything but their sizes
 }
 
 
-def test_the_full_configuration_runs_without_files(monkeypatch):
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_the_full_configuration_runs_without_files(monkeypatch, precision):
     """On small shapes; what the stand-ins replace is put back afterwards."""
     for module, names in (
         (checkpoints, ("locate", "load_into", "read_config", "load_state")),
@@ -74,7 +75,9 @@ def test_the_full_configuration_runs_without_files(monkeypatch):
     )
     monkeypatch.setattr(benchmark_full, "rn50", lambda: benchmark_full.shapes(CLIP, clip))
     small = [f"++{g}.{k}={v!r}" for g, own in SMALL.items() for k, v in own.items()]
-    found = benchmark_full.run([*benchmark_full.NOTEBOOK, "device=cpu", *small], 1, 2)
+    found = benchmark_full.run(
+        [*benchmark_full.NOTEBOOK, "device=cpu", f"precision={precision}", *small], 1, 2
+    )
     assert len(found["seconds"]) == 2 and found["estimate"] > 0
     said = benchmark_full.line("float32", {**found, "process": 5.5e9})
     assert "s a step" in said and "peak  5.50 GB" in said
