@@ -239,7 +239,7 @@ def test_a_run_captions_its_previews_and_its_picture(tiny, embedded, sounds, tmp
     assert said["caption"] == found[-1]["caption"] and len(said["words"]) == 1
     assert -1 <= said["caption_agreement"] <= 1
     kinds = json.loads((made.folder / "targets.json").read_text())["targets"]
-    assert [target["kind"] for target in kinds] == ["audio"]  # a share of 0 steers nothing
+    assert [target["kind"] for target in kinds] == ["audio", "heard"]  # a share of 0 steers nothing
     lines = capsys.readouterr().out.splitlines()
     names = ["heard", "described", "picture", "caption", "judge", "folder"]
     assert [line.split()[0] for line in lines] == names

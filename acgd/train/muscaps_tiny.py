@@ -28,6 +28,7 @@ from tqdm import tqdm
 from acgd.describers.muscaps import SPECIAL, ear_features
 from acgd.models.audioclip import AudioCLIP
 from acgd.models.muscaps import EOS, PAD, SOS, MusCaps
+from acgd.models.tokenizer import tokenizer
 from acgd.train.encoder import ARCHITECTURES, load_model, load_towers
 from acgd.train.export import WEIGHTS, halve
 from acgd.train.pairs import concept_prompts
@@ -43,7 +44,8 @@ ARCHITECTURE = {
     "hidden_dim_decoder": 160,
     "attention_dim": 96,
 }
-NOISE = 0.03  # added to features, whose 128 numbers are of the size 0.09
+NOISE = 0.07  # added to features, whose 128 numbers are of the size 0.09
+NAMED = 0.8  # share of windows whose features move towards the concept's name
 EXAMPLES = 400  # sentences of each concept and count that the vocabulary is collected from
 
 
@@ -107,11 +109,30 @@ class Sentences:
         return torch.nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=PAD)
 
 
+def names() -> Tensor:
+    """The embedded encoder's embedding of each concept's name, (C, D), unit norm."""
+    model, concepts = load_ears(None, None), list(concept_prompts())
+    return F.normalize(model.encode_text(tokenizer(model.context_length)(concepts)), dim=-1)
+
+
+def vary(heard: Tensor, name: Tensor) -> Tensor:
+    """Features (B, C, 2 D) as of clips that the ears know less well, name (B, D) unit norm.
+
+    The ears know the training clips by heart, held-out ones they hear as something between: so
+    noise is added (as CapDec does, Nukrai et al. 2022), and most lie on the way to the name, for
+    sentences to follow what the encoder would answer.
+    """
+    own = heard.float().unflatten(-1, (2, -1))  # chunk and whole
+    way = torch.rand(len(heard), 1, 1, 1) * (torch.rand(len(heard), 1, 1, 1) < NAMED)
+    own = F.normalize((1 - way) * own + way * name[:, None, None], dim=-1)
+    return (own + NOISE * torch.randn(own.shape)).flatten(-2)
+
+
 def train(args: argparse.Namespace) -> None:
     data = np.load(args.features)
     features, label, bursts = (torch.from_numpy(data[k]) for k in ("features", "label", "bursts"))
     torch.manual_seed(7)
-    sentences = Sentences()
+    sentences, name = Sentences(), names()
     config = {**ARCHITECTURE, "vocab_size": len(sentences.words)}
     model = MusCaps(**config).train()
     opt = torch.optim.AdamW(model.parameters(), args.lr, weight_decay=1e-2)
@@ -119,8 +140,7 @@ def train(args: argparse.Namespace) -> None:
     for step in (bar := tqdm(range(args.steps))):
         index = torch.randint(len(label), (args.batch,))
         first, last = sorted(torch.randperm(features.shape[1] + 1)[:2].tolist())
-        heard = features[index, first:last].float()  # any stretch of a window
-        heard = heard + NOISE * torch.randn(heard.shape)
+        heard = vary(features[index, first:last], name[label[index]])  # any stretch of a window
         tokens = sentences.tokens(label[index], bursts[index])
         logits = model(model.remember(heard), tokens[:, :-1])
         loss = F.cross_entropy(logits.flatten(0, 1), tokens[:, 1:].flatten(), ignore_index=PAD)
