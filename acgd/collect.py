@@ -1,0 +1,205 @@
+"""What finished, failed and broken-off samples left on disk, as one flat record each.
+
+A record is a dict:
+
+    folder      Path of the run, None for a job that failed before it had one
+    status      ok, running, failed, interrupted; absent where nothing can be read
+    error, traceback    of a failure, else None
+    label, seed, signature, seconds
+    overrides   list of the words that its sweep's job was given; [] where no job is known
+    words       list, the describer's; caption: str; heard: list of [label, probability]
+    config      flat: {"guidance.clip": 1000.0, "prompt.path": "demo:dog", ...}
+    scores      flat: {"judge.similarity": 0.31, "judge.rank": 1, "twin.judge.similarity": 0.1,
+                "caption_agreement": 0.6, "seconds": 10.4, ...}; what is missing is not in it
+
+Nothing here raises for a torn, empty or missing file, and nothing needs torch.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+NAME = re.compile(r"(?P<label>.+)-seed(?P<seed>\d+)-(?P<signature>[0-9a-f]+)")
+NO_SCORES = ("label", "seed", "signature", "caption", "words")
+OWN = ("seed", "prompt.path", "prompt.text", "prompt.image", "name", "outputs")  # of each sample
+Record = dict[str, Any]
+
+
+class Loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):
+    """Reads numbers as OmegaConf writes them: 1e-05 is one although it has no point."""
+
+
+Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"[-+]?\d+(\.\d*)?[eE][-+]?\d+$"), list("-+0123456789")
+)
+
+
+def read(folder: str | Path) -> list[Record]:
+    """The samples under a run's folder, outputs/NAME, a sweep's folder or one job's of it.
+
+    A sweep's samples are those that its jobs name, each once; a job that failed before it had
+    samples is a record without a folder. Jobs of that kind are not told of in outputs/NAME.
+    """
+    folder = Path(folder)
+    own = parse(folder / "status.json")
+    if "overrides" in own:
+        return of_jobs([folder], folder.parent.parent.parent)
+    if own or (folder / "config.yaml").is_file():
+        return [sample(folder, [])]
+    jobs = [path.parent for path in folder.glob("*/status.json") if "overrides" in parse(path)]
+    if jobs:
+        return of_jobs(jobs, folder.parent.parent)
+    known = {}
+    for path in sorted(folder.glob("sweeps/*/*/status.json")):
+        job = parse(path)
+        known |= {folder / run: job.get("overrides") or [] for run in names(job)}
+    runs = [path for path in sorted(folder.glob("*/")) if NAME.fullmatch(path.name)]
+    return [sample(path, known.get(path, [])) for path in runs]
+
+
+def of_jobs(jobs: list[Path], home: Path) -> list[Record]:
+    """The records of a sweep's jobs in their order; home is outputs/NAME."""
+    found: dict[Path, Record] = {}
+    for number, path in enumerate(sorted(jobs, key=in_order)):
+        job = parse(path / "status.json")
+        overrides = job.get("overrides") or []
+        for run in names(job):
+            found.setdefault(home / run, sample(home / run, overrides))
+        if not names(job):
+            found[Path(str(number))] = empty(None) | {
+                "status": job.get("status") or "absent",
+                "error": job.get("error"),
+                "traceback": job.get("traceback"),
+                "overrides": overrides,
+            }
+    return list(found.values())
+
+
+def in_order(path: Path) -> tuple[int, str]:
+    """Job 2 before job 10."""
+    return (int(path.name) if path.name.isdigit() else 0, path.name)
+
+
+def names(job: dict) -> list[str]:
+    runs = job.get("runs")
+    return [str(run) for run in runs] if isinstance(runs, list) else []
+
+
+def sample(folder: Path, overrides: list[str]) -> Record:
+    """The record of one run's folder."""
+    status, metrics = parse(folder / "status.json"), parse(folder / "metrics.json")
+    record = empty(folder) | {"overrides": list(overrides), "config": settings(folder)}
+    if told := NAME.fullmatch(folder.name):
+        record |= told.groupdict() | {"seed": int(told["seed"])}
+    record |= {key: metrics[key] for key in ("label", "seed", "signature") if key in metrics}
+    record |= {key: status[key] for key in ("status", "error", "traceback") if key in status}
+    record["seconds"] = metrics.get("seconds", status.get("seconds"))
+    record["words"] = metrics.get("words") or []
+    record["caption"] = metrics.get("caption") or ""
+    record["heard"] = parse(folder / "targets.json").get("heard") or []
+    scores = {key: value for key, value in metrics.items() if key not in NO_SCORES}
+    picture = scores.pop("picture", None)
+    record["scores"] = flat(picture if isinstance(picture, dict) else {}) | flat(scores)
+    if isinstance(record["seconds"], (int, float)):
+        record["scores"].setdefault("seconds", record["seconds"])
+    return record
+
+
+def empty(folder: Path | None) -> Record:
+    return {
+        "folder": folder,
+        "status": "absent",
+        "error": None,
+        "traceback": None,
+        "label": None,
+        "seed": None,
+        "signature": None,
+        "seconds": None,
+        "overrides": [],
+        "words": [],
+        "caption": "",
+        "heard": [],
+        "config": {},
+        "scores": {},
+    }
+
+
+def parse(path: Path) -> dict:
+    """A json file's object; {} where there is none that can be read."""
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def settings(folder: Path) -> dict[str, Any]:
+    """config.yaml, flat; {} where there is none that can be read."""
+    try:
+        text = (folder / "config.yaml").read_text(encoding="utf-8")
+        return dict(
+            pair for part in re.split(r"^(?=[^\s\-#])", text, flags=re.M) for pair in block(part)
+        )
+    except (OSError, ValueError, yaml.YAMLError):
+        return {}
+
+
+@lru_cache(maxsize=4096)
+def block(text: str) -> tuple[tuple[str, Any], ...]:
+    """One key of config.yaml with what is below it: most are the same in a thousand runs."""
+    found = yaml.load(text, Loader)
+    return tuple(flat(found).items()) if isinstance(found, dict) else ()
+
+
+def flat(node: dict, prefix: str = "") -> dict[str, Any]:
+    """{"guidance": {"clip": 1}} as {"guidance.clip": 1}; lists stay whole."""
+    found = {}
+    for key, value in node.items():
+        if isinstance(value, dict):
+            found |= flat(value, f"{prefix}{key}.")
+        else:
+            found[f"{prefix}{key}"] = value
+    return found
+
+
+def varied(records: list[Record]) -> list[str]:
+    """What a sweep varied, as dotted keys, beside each sample's own prompt and seed.
+
+    Where every record knows its overrides, those that differ: "sampler" for a group that was
+    chosen anew. Else the config's keys that differ, with "sampler" for "sampler._target_" and
+    for what only goes along with it.
+    """
+    if records and all(record["overrides"] for record in records):
+        given = [chosen(record) for record in records]
+    else:
+        given = [record["config"] for record in records if record["config"]]
+    keys = [key for key in dict.fromkeys(key for one in given for key in one) if key not in OWN]
+    found = [key for key in keys if len({repr(one.get(key)) for one in given}) > 1]
+    nodes = [key.removesuffix("._target_") for key in found if key.endswith("._target_")]
+    kept = []
+    for key in found:
+        node = next((node for node in nodes if key.startswith(f"{node}.")), None)
+        if node is None or not follows(given, key, f"{node}._target_"):
+            kept.append(key)
+        elif node not in kept:
+            kept.append(node)
+    return kept
+
+
+def chosen(record: Record) -> dict[str, str]:
+    """A job's overrides by key: {"guidance.schedule": "cosine"} for guidance/schedule=cosine."""
+    pairs = (word.partition("=") for word in record["overrides"])
+    return {key.lstrip("+").replace("/", "."): value for key, _, value in pairs}
+
+
+def follows(given: list[dict], key: str, leader: str) -> bool:
+    """Whether one value of `leader` always brings the same value of `key`."""
+    seen: dict[str, str] = {}
+    pairs = ((repr(one.get(leader)), repr(one.get(key))) for one in given)
+    return all(seen.setdefault(a, b) == b for a, b in pairs)
