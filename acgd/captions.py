@@ -25,14 +25,16 @@ def write(batch: list[Sample], studio: Studio, pixels: Tensor) -> None:
     A sample gets its caption and, among its scores, `caption_agreement`; its folder captions.csv.
     """
     captions = studio.captioner(pixels.float() / 255)
-    previews = [path for sample in batch for path in find_previews(sample)]
-    of_previews = look_back(previews, studio) if any(captions) else {}
-    for sample, caption in zip(batch, captions, strict=True):
+    previews = [find_previews(sample) for sample in batch]
+    of_previews = (
+        look_back([path for own in previews for path in own], studio) if any(captions) else {}
+    )
+    for sample, caption, own in zip(batch, captions, previews, strict=True):
         sample.caption = caption
         words = sample.words or asked(sample)
         sample.scores["caption_agreement"] = agreement(studio.judge, words, caption)
         if caption:
-            rows = [(path, of_previews[path]) for path in find_previews(sample)]
+            rows = [(path, of_previews[path]) for path in own]
             name, steps = f"images/seed{sample.run.seed}.png", len(sample.record.losses)
             said = [(f"previews/{path.name}", step_of(path), text) for path, text in rows]
             sample.record.text(CAPTIONS, table([*said, (name, steps, caption)]))

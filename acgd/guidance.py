@@ -146,10 +146,8 @@ class Guidance:
             boxes = draw_boxes(
                 self.noise, self.num_cutouts, *x_in.shape[2:], size, self.cut_pow, self.cut_min
             )
-            if (boxes == boxes[:, :1]).all():
-                boxes = boxes[
-                    :, :1
-                ]  # pictures no larger than the encoder's: every cut is the whole
+            # pictures no larger than the encoder's: every cut is the whole, one is enough
+            boxes = boxes[:, :1] if (boxes == boxes[:, :1]).all() else boxes
             for chunk in boxes.split(self.cutout_chunk, dim=1):
                 share = chunk.shape[1] / boxes.shape[1]
 

@@ -170,14 +170,8 @@ class Evaluation:
         """Held-out recordings, and clips of the held-out soundfont, as prompts."""
         sounds = Sounds(self.args.data, self.labels)
         prompts, taken = [], {}
-        for i in (~sounds.train).nonzero()[:, 0].tolist():
-            row, c = sounds.rows[i], int(sounds.label[i])
-            if row["source"].lower().startswith("esc"):
-                group = "ESC-10, fold 3"
-            else:
-                group = (
-                    "instruments, other font" if row["kind"] == "soundfont" else "other recordings"
-                )
+        for i, group in sounds.held_out():
+            c = int(sounds.label[i])
             taken[group, c] = taken.get((group, c), 0) + 1
             if taken[group, c] > self.args.clips:
                 continue

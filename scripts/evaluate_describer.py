@@ -30,14 +30,8 @@ LONGEST = 10  # seconds of a clip
 def held_out(sounds: Sounds, most: int) -> dict[tuple[str, str], list[int]]:
     """Clips by group and concept, at most so many of each, the same ones every time."""
     found: dict[tuple[str, str], list[int]] = defaultdict(list)
-    for i in (~sounds.train).nonzero()[:, 0].tolist():
-        row = sounds.rows[i]
-        group = "other recordings"
-        if row["source"] == "esc-10":
-            group = "ESC-10, fold 3"
-        elif row["kind"] == "soundfont":
-            group = "instruments, other font"
-        found[group, row["concept"]].append(i)
+    for i, group in sounds.held_out():
+        found[group, sounds.rows[i]["concept"]].append(i)
     draw = random.Random(0)
     return {key: draw.sample(own, min(most, len(own))) for key, own in sorted(found.items())}
 

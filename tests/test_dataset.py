@@ -7,7 +7,16 @@ from collections import Counter, defaultdict
 import numpy as np
 import pytest
 
-from acgd.train import archives, duplicates, pictures, recipes, recordings, soundfonts, sounds
+from acgd.train import (
+    archives,
+    duplicates,
+    pictures,
+    recipes,
+    recordings,
+    sampled,
+    soundfonts,
+    sounds,
+)
 
 
 def test_cat_reader_finds_names_and_waves():
@@ -69,9 +78,23 @@ def test_esc10_fold_three_is_held_out_and_nothing_else_of_its_concepts():
 
 
 def test_a_whole_soundfont_is_held_out():
-    fonts = {row["source"]: row["split"] for row in recordings.read_split() if sounds.is_font(row)}
+    played = [row for row in recordings.read_split() if sounds.is_played(row)]
+    fonts = {row["source"]: row["split"] for row in played}
     assert [name for name, split in fonts.items() if split == "heldout"] == ["csound"]
     assert fonts["musescore"] == fonts["fluid-gm"] == "train"
+
+
+def test_recorded_notes_are_played_at_their_pitch_and_the_nearest_serves_its_neighbours():
+    assert [sampled.midi(name) for name in ("C4", "A4", "As4", "Gs2")] == [60, 69, 70, 44]
+    time = np.arange(2 * recordings.RATE) / recordings.RATE
+    played = sampled.Sampled.__new__(sampled.Sampled)
+    played.notes = {69: np.sin(2 * np.pi * 440 * time).astype(np.float32)}
+    wave = played.play([(0.5, 1.0, 71, 127)], 2.0)  # two semitones above what was recorded
+    assert wave.shape == (2 * recordings.RATE,) and not wave[: recordings.RATE // 2].any()
+    spectrum = np.abs(np.fft.rfft(wave))
+    assert abs(spectrum.argmax() / 2 - 440 * 2 ** (2 / 12)) < 2
+    over = int((0.5 + 1.0 + sampled.RELEASE) * recordings.RATE)
+    assert not wave[over:].any() and np.abs(np.diff(wave[over - 50 : over + 50])).max() < 0.01
 
 
 def test_every_licence_is_accepted_and_every_author_credited():

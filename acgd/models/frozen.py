@@ -93,6 +93,11 @@ def norm_silu(
     """
     if only_input(x, norm.weight, norm.bias, scale, shift):
         return FrozenNormSiLU.apply(x, norm, scale, shift)
+    return modulated(norm, x, scale, shift)
+
+
+def modulated(norm: nn.GroupNorm, x: Tensor, scale: Tensor | None, shift: Tensor | None) -> Tensor:
+    """What norm_silu is, with PyTorch's own functions."""
     h = norm(x)
     return F.silu(h if scale is None else h * (1 + scale) + shift)
 
@@ -102,7 +107,7 @@ class FrozenNormSiLU(torch.autograd.Function):
     def forward(ctx, x, norm, scale, shift):
         ctx.save_for_backward(x, scale, shift)
         ctx.norm = norm
-        return norm_silu(norm, x, scale, shift)  # no gradient is on here
+        return modulated(norm, x, scale, shift)
 
     @staticmethod
     @once_differentiable
@@ -110,6 +115,5 @@ class FrozenNormSiLU(torch.autograd.Function):
         x, scale, shift = ctx.saved_tensors
         with torch.enable_grad():
             x = x.detach().requires_grad_()
-            h = ctx.norm(x)
-            h = F.silu(h if scale is None else h * (1 + scale) + shift)
+            h = modulated(ctx.norm, x, scale, shift)
         return torch.autograd.grad(h, x, grad)[0], None, None, None

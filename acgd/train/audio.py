@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import time
 from pathlib import Path
 
@@ -24,6 +23,7 @@ from acgd.models.audioclip import AudioCLIP
 from acgd.train.encoder import ARCHITECTURES, SEED, encode, load_model, load_towers
 from acgd.train.pairs import Pairs
 from acgd.train.sound_views import SAMPLE_RATE, Pool, Sounds, disturb, mask, mix
+from acgd.train.state import save
 
 SECONDS = (1.5, 3.5)  # of what a batch hears, drawn anew for each; windows have the longer
 FRESH = 8  # windows of a batch that are new, the others were heard before
@@ -165,9 +165,7 @@ class Training:
         """State, and a line on how far it is."""
         state = {"audio": self.head.state_dict(), "opt": self.opt.state_dict(), "step": self.step}
         state |= {"rng": self.rng.get_state(), "scale": self.scale.detach()}
-        temporary = self.state_file.with_suffix(".tmp")
-        torch.save(state, temporary)
-        os.replace(temporary, self.state_file)
+        save(self.state_file, state)
         pace = (self.step - self.first) * self.args.batch / (time.time() - self.start)
         line = {"step": self.step, "loss": round(self.running, 3), "per_s": round(pace, 1)}
         print(json.dumps({**line, **measure(self.model, self.sounds, self.texts)}), flush=True)

@@ -17,7 +17,6 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
-import os
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -25,7 +24,6 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
-from safetensors.torch import save_file
 from torch import Tensor
 
 from acgd.captioners.clipcap_tiny import TinyClipCap, glimpse
@@ -33,8 +31,9 @@ from acgd.models.audioclip import AudioCLIP
 from acgd.models.clipcap import TIED, ClipCap
 from acgd.train import picture_sentences
 from acgd.train.encoder import ARCHITECTURES, load_towers
-from acgd.train.export import WEIGHTS, halve
+from acgd.train.export import WEIGHTS, write
 from acgd.train.pairs import Pairs, views
+from acgd.train.state import save
 
 ARCHITECTURE = {
     "prefix_size": 3 * ARCHITECTURES["judge"]["vision_width"],
@@ -174,9 +173,7 @@ class Training:
         state = {"model": self.model.state_dict(), "config": json.dumps(self.config)}
         state |= {"tokenizer": self.tokenizer, "judge": self.judge}
         self.args.out.mkdir(parents=True, exist_ok=True)
-        temporary = self.args.out / "state.tmp"
-        torch.save(state, temporary)
-        os.replace(temporary, self.args.out / "state.pt")
+        save(self.args.out / "state.pt", state)
 
     def share_done(self, spent: float, limit: float, step: int) -> float:
         """How much of the training is done: of its steps where they are given, else of its time."""
@@ -198,12 +195,8 @@ def export(args: argparse.Namespace) -> None:
     """float16 safetensors with architecture, tokenizer and the judge's fingerprint inside."""
     state = torch.load(args.out / "state.pt", weights_only=True)
     tensors = {key: value for key, value in state["model"].items() if key != TIED}
-    path = args.weights / "tiny_clipcap.safetensors"
-    temporary = path.with_suffix(".tmp")
     about = {key: state[key] for key in ("config", "tokenizer", "judge")}
-    save_file(halve(tensors), temporary, metadata=about)
-    os.replace(temporary, path)
-    print(f"{path}: {path.stat().st_size / 1e6:.2f} MB")
+    write(args.weights / "tiny_clipcap.safetensors", tensors, about)
 
 
 def right(captions: list[str], concepts: list[str]) -> list[bool]:

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import time
 from pathlib import Path
 
@@ -27,6 +26,7 @@ from acgd.diffusion import Denoiser, Diffusion
 from acgd.models.unet import UNet
 from acgd.noise import Noise
 from acgd.samplers.ddim import DDIM
+from acgd.train.state import save
 
 ARCHITECTURE = {
     "image_size": 64,
@@ -194,9 +194,7 @@ class Training:
         """State, a line of the log and a preview."""
         state = {name: part.state_dict() for name, part in self.parts().items()}
         state |= {"step": self.step, "rng": self.rng.get_state(), "loss": self.running}
-        temporary = self.args.out / "state.tmp"
-        torch.save(state, temporary)
-        os.replace(temporary, self.args.out / "state.pt")
+        save(self.args.out / "state.pt", state)
         images = self.step * self.args.batch
         pace = (self.step - self.first) * self.args.batch / (time.time() - self.start)
         line = {"step": self.step, "images": images, "loss": round(self.running, 5)}

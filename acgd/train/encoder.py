@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -32,6 +31,7 @@ from acgd.models.audioclip import AudioCLIP
 from acgd.models.unet import UNet
 from acgd.train.diffusion import ARCHITECTURE as UNET
 from acgd.train.pairs import Pairs, views
+from acgd.train.state import save
 
 SHARED = {
     "embed_dim": 128,
@@ -230,10 +230,8 @@ class Training:
 
     def save(self) -> None:
         """State, and a line on how far it is."""
-        temporary = self.state_file.with_suffix(".tmp")
         tensors = {"model": self.model.state_dict(), "rng": self.rng.get_state()}
-        torch.save({**tensors, "step": self.step}, temporary)
-        os.replace(temporary, self.state_file)
+        save(self.state_file, {**tensors, "step": self.step})
         pace = (self.step - self.first) * self.args.batch / (time.time() - self.start)
         line = {"step": self.step, "loss": round(self.running, 4), "per_s": round(pace, 1)}
         print(json.dumps({**line, **measure(self.model, self.pairs, self.denoised)}), flush=True)

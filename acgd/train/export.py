@@ -31,6 +31,14 @@ def halve(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     }
 
 
+def write(path: Path, tensors: dict[str, Tensor], about: dict[str, str]) -> None:
+    """The tensors, halved, and what is to be known of them: a whole file or none."""
+    temporary = path.with_suffix(".tmp")
+    save_file(halve(tensors), temporary, metadata=about)
+    os.replace(temporary, path)
+    print(f"{path}: {path.stat().st_size / 1e6:.2f} MB")
+
+
 def audioclip(role: str, state: Path, audio: Path | None) -> dict[str, Tensor]:
     model = AudioCLIP(**ARCHITECTURES[role])
     load_towers(model, state)
@@ -54,11 +62,8 @@ def main() -> None:
     else:
         config = ARCHITECTURES[args.what]
         tensors = audioclip(args.what, args.state, args.audio)
-    path = args.out / f"tiny_{args.what}.safetensors"
-    temporary = path.with_suffix(".tmp")
-    save_file(halve(tensors), temporary, metadata={"config": json.dumps(config)})
-    os.replace(temporary, path)
-    print(f"{path}: {path.stat().st_size / 1e6:.1f} MB")
+    about = {"config": json.dumps(config)}
+    write(args.out / f"tiny_{args.what}.safetensors", tensors, about)
 
 
 if __name__ == "__main__":

@@ -24,7 +24,9 @@ from tqdm import tqdm
 
 from acgd import audio, checkpoints
 from acgd.describers.muscaps import CHUNKS, cut_chunks, read_vocabulary
+from acgd.loggers import disk
 from acgd.models.muscaps import EOS, OPTIONAL, PAD, SOS, UNK, Memory, MusCaps
+from acgd.train.state import save
 from acgd.types import UserError
 
 COLUMNS = ["file_name", *(f"caption_{i}" for i in range(1, 6))]
@@ -81,20 +83,8 @@ def write_vocabulary(items: list[Item], path: Path) -> list[str]:
     """Count the words into `path` unless it is there; the words by id."""
     if not path.is_file():
         counts = Counter(word for item in items for words in item.captions for word in words)
-        write_whole(path, json.dumps(counts, indent=0).encode())
+        disk.write(path, json.dumps(counts, indent=0))
     return read_vocabulary(str(path))
-
-
-def write_whole(path: Path, content: bytes) -> None:
-    temporary = path.with_name(path.name + ".tmp")
-    temporary.write_bytes(content)
-    os.replace(temporary, path)
-
-
-def save_whole(path: Path, value: object) -> None:
-    temporary = path.with_name(path.name + ".tmp")
-    torch.save(value, temporary)
-    os.replace(temporary, path)
 
 
 @torch.no_grad()
@@ -115,7 +105,7 @@ def hear(model: MusCaps, items: list[Item], path: Path, device: str, name: str) 
         chunks = torch.from_numpy(cut_chunks(wave, net.chunk, "overlap")).to(device)
         heard = [net.feature_extractor.features(part) for part in chunks.split(CHUNKS)]
         features.append(torch.cat(heard).cpu())
-    save_whole(path, {"key": key, "features": features})
+    save(path, {"key": key, "features": features})
     return features
 
 
@@ -211,9 +201,9 @@ class Training:
             return
         state = torch.load(path, weights_only=True, map_location=self.args.device)
         try:
-            self.model.load_state_dict(state["model"], strict=False)
+            checkpoints.load_into(self.model, state["model"], path, ignore=["audio_encoder*"])
             self.opt.load_state_dict(state["opt"])
-        except (RuntimeError, ValueError):
+        except (UserError, RuntimeError, ValueError):
             raise UserError(
                 f"{path} is of another configuration: choose another --out, or remove it"
             ) from None
@@ -225,7 +215,7 @@ class Training:
         own = {k: v for k, v in self.model.state_dict().items() if "audio_encoder" not in k}
         state = {"model": own, "opt": self.opt.state_dict(), "rng": torch.get_rng_state()}
         where = {"epoch": self.epoch, "place": self.place, "stale": self.stale, "best": self.best}
-        save_whole(self.out / "state.pt", {**state, **where})
+        save(self.out / "state.pt", {**state, **where})
 
     def order(self) -> list[int]:
         """The epoch's examples, shuffled; the same whenever the epoch is asked again."""
@@ -279,7 +269,7 @@ class Training:
                 self.best, self.stale = line["val"], 0
                 state = self.model.state_dict()
                 best = {"epoch": self.epoch, "state_dict": state}
-                save_whole(self.out / "best_model.pth.tar", best)
+                save(self.out / "best_model.pth.tar", best)
             else:
                 self.stale += 1
             self.save()

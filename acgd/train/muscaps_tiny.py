@@ -21,16 +21,15 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
-from safetensors.torch import save_file
 from torch import Tensor
 from tqdm import tqdm
 
 from acgd.describers.muscaps import SPECIAL, ear_features
+from acgd.encoders.audioclip import AudioCLIPEncoder
 from acgd.models.audioclip import AudioCLIP
 from acgd.models.muscaps import EOS, PAD, SOS, MusCaps
-from acgd.models.tokenizer import tokenizer
 from acgd.train.encoder import ARCHITECTURES, load_model, load_towers
-from acgd.train.export import WEIGHTS, halve
+from acgd.train.export import WEIGHTS, write
 from acgd.train.pairs import concept_prompts
 from acgd.train.sound_sentences import count_bursts, grammars, sentence
 from acgd.train.sound_views import SAMPLE_RATE, Sounds, disturb, window
@@ -111,8 +110,7 @@ class Sentences:
 
 def names() -> Tensor:
     """The embedded encoder's embedding of each concept's name, (C, D), unit norm."""
-    model, concepts = load_ears(None, None), list(concept_prompts())
-    return F.normalize(model.encode_text(tokenizer(model.context_length)(concepts)), dim=-1)
+    return AudioCLIPEncoder("embedded:tiny_encoder").text(list(concept_prompts()))
 
 
 def vary(heard: Tensor, name: Tensor) -> Tensor:
@@ -158,11 +156,8 @@ def train(args: argparse.Namespace) -> None:
 
 def export(model: MusCaps, config: dict, words: list[str], path: Path) -> None:
     """float16 weights that carry their sizes and their vocabulary."""
-    temporary = path.with_suffix(".tmp")
-    metadata = {"config": json.dumps(config), "vocabulary": json.dumps(words)}
-    save_file(halve(model.state_dict()), temporary, metadata)
-    os.replace(temporary, path)
-    print(f"{path}: {path.stat().st_size / 1e6:.2f} MB, {len(words)} words")
+    about = {"config": json.dumps(config), "vocabulary": json.dumps(words)}
+    write(path, model.state_dict(), about)
 
 
 def main(argv: list[str] | None = None) -> None:

@@ -61,6 +61,12 @@ class Sounds:
         start, length = int(row["start"]), int(row["length"])
         return torch.from_numpy(self.waves[start : start + length].astype(np.float32) / 32768)
 
+    def held_out(self) -> list[tuple[int, str]]:
+        """The clips that are never trained on, each with the group it is reported in."""
+        groups = {"esc-10": "ESC-10, fold 3", "csound": "instruments, other font"}
+        held = (~self.train).nonzero()[:, 0].tolist()
+        return [(i, groups.get(self.rows[i]["source"], "other recordings")) for i in held]
+
     def draw(self, n: int, seconds: float, rng: torch.Generator) -> tuple[Tensor, Tensor]:
         """(n, T) windows of training clips, resampled a little up or down, and labels (n,)."""
         index = torch.multinomial(self.weight, n, replacement=True, generator=rng)

