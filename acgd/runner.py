@@ -77,8 +77,10 @@ def batches(samples: list[Sample], cfg: dict) -> Iterator[list[Sample]]:
 def paint(batch: list[Sample], studio: Studio, cfg: dict) -> None:
     """One batch from prompts to finished folders."""
     from acgd import captions, results, snapshot
+    from acgd.meter import Meter
     from acgd.sampling import draw, to_bytes
 
+    meter = Meter(studio.device)
     for sample in batch:
         sample.record.start()
         sample.record.log(
@@ -90,11 +92,12 @@ def paint(batch: list[Sample], studio: Studio, cfg: dict) -> None:
     twins = to_bytes(draw(batch, studio, cfg, twin=True)) if cfg["twin"] else None
     results.judge(batch, studio, cfg, pixels, twins)
     captions.write(batch, studio, pixels)
+    took = meter.batch(len(batch))
     for i, sample in enumerate(batch):
         if twins is not None:
             results.show(sample, twins[i], "-twin")
         results.write(sample, pixels[i])
-        sample.record.finish()
+        sample.record.finish(batch=took)
         snapshot.remove(sample.run.folder)
         results.tell(sample, alone=len(batch) == 1)
 

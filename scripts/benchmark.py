@@ -16,14 +16,14 @@ from __future__ import annotations
 
 import argparse
 import itertools
+import math
 import os
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -102,28 +102,6 @@ def measure_startup() -> Iterator[Figure]:
         yield figure
 
 
-@contextmanager
-def peak_memory(device: str) -> Iterator[Callable[[], float]]:
-    """Yields a function that answers the peak since entering, in MB."""
-    import torch
-
-    if device.startswith("cuda"):
-        torch.cuda.reset_peak_memory_stats()
-        yield lambda: torch.cuda.max_memory_allocated() / 1e6
-        return
-    with suppress(OSError):  # Linux: the high-water mark starts anew
-        Path("/proc/self/clear_refs").write_text("5")
-
-    def high_water() -> float:
-        with suppress(OSError):
-            for line in Path("/proc/self/status").read_text().splitlines():
-                if line.startswith("VmHWM:"):
-                    return int(line.split()[1]) * 1024 / 1e6
-        return float("nan")
-
-    yield high_water
-
-
 def measure_steps(overrides: list[str], steps: int, rounds: int) -> Iterator[Figure]:
     """Median over rounds of the seconds that a step takes for each picture of the batch."""
     found: dict[str, list[Figure]] = {what: [] for what in STEPS}
@@ -142,19 +120,21 @@ def time_steps(what: str, overrides: list[str], batch: int, steps: int) -> Figur
     """Seconds of a step and picture; the first step of the run does not count."""
     import torch
 
+    from acgd.meter import Meter
+
     studio, run = prepare(overrides, batch)
     layout = torch.contiguous_format if what == "not channels_last" else torch.channels_last
     studio.model.unet.to(memory_format=layout)
     studio.encoder.model.visual.to(memory_format=layout)
     synchronise = torch.cuda.synchronize if studio.device.startswith("cuda") else lambda: None
-    with peak_memory(studio.device) as peak:
-        next(run)
-        synchronise()
-        start, processor = time.perf_counter(), time.process_time()
-        taken = batch * max(1, sum(1 for _ in itertools.islice(run, steps)))
-        synchronise()
-        seconds, processor = time.perf_counter() - start, time.process_time() - processor
-        return Figure(what, seconds / taken, processor / taken, peak())
+    meter = Meter(studio.device)
+    next(run)
+    synchronise()
+    start, processor = time.perf_counter(), time.process_time()
+    taken = batch * max(1, sum(1 for _ in itertools.islice(run, steps)))
+    synchronise()
+    seconds, processor = time.perf_counter() - start, time.process_time() - processor
+    return Figure(what, seconds / taken, processor / taken, meter.megabytes() or math.nan)
 
 
 def prepare(overrides: list[str], batch: int) -> tuple[Any, Iterator]:

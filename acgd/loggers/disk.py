@@ -100,8 +100,8 @@ class Record:
         content = {"status": status, "signature": self.run.signature, "seconds": seconds, **more}
         self.json("status.json", content)
 
-    def finish(self) -> None:
-        self.status("ok")
+    def finish(self, **more: object) -> None:
+        self.status("ok", **more)
 
     def fail(self, error: BaseException) -> None:
         """Say why the run ended early: `interrupted` for Ctrl-C, else `failed`."""
