@@ -17,6 +17,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from acgd.encoders import preprocess
+from acgd.encoders.preprocess import resized
+from acgd.prompts.image import load
 from acgd.types import Encoder, Target, UserError
 
 CONCEPTS = Path(__file__).parent / "train" / "concepts.csv"
@@ -28,6 +31,7 @@ class Viewer:
 
     def __init__(self, model: Encoder, labels: Sequence[str]):
         self.model, self.labels = model, list(labels)
+        self.known: dict[Path, Tensor] = {}  # reference pictures, (D,)
 
     @cached_property
     def embeds(self) -> Tensor:
@@ -38,14 +42,24 @@ class Viewer:
     @torch.no_grad()
     def images(self, pixels: Tensor) -> Tensor:
         """(B, 3, H, W) in [0, 1] of any size to (B, D)."""
-        side = self.model.image_size
-        if pixels.shape[-2:] != (side, side):
-            pixels = F.interpolate(pixels, (side, side), mode="bicubic", antialias=True)
-        return self.model.image(pixels.clamp(0, 1))
+        return self.model.image(resized(pixels, self.model.image_size).clamp(0, 1))
+
+    @torch.no_grad()
+    def references(self, paths: Sequence[Path]) -> Tensor:
+        """Picture files to (N, D), their middle squares; each is read once."""
+        size = self.model.image_size
+        for path in paths:
+            if path not in self.known:
+                self.known[path] = self.model.image(preprocess.pixels(load(path), size)[None])[0]
+        return torch.stack([self.known[path] for path in paths])
+
+    def chances(self, embed: Tensor, scale: float) -> Tensor:
+        """An embedding (D,) to the labels' probabilities (labels,)."""
+        return (scale * self.embeds @ embed.to(self.embeds)).softmax(0)
 
     def names(self, embed: Tensor, scale: float, most: int = 5) -> list[tuple[str, float]]:
         """The likeliest labels of an embedding (D,), with their probabilities among the labels."""
-        chances = (scale * self.embeds @ embed.to(self.embeds)).softmax(0)
+        chances = self.chances(embed, scale)
         best = chances.topk(min(most, len(self.labels)))
         pairs = zip(best.indices.tolist(), best.values.tolist(), strict=True)
         return [(self.labels[i], round(p, 4)) for i, p in pairs]
@@ -68,7 +82,7 @@ class Viewer:
             if target.kind != "audio" or not share:
                 found.append(target)
                 continue
-            chances = (self.model.scale_at * self.embeds @ target.embed.to(self.embeds)).softmax(0)
+            chances = self.chances(target.embed, self.model.scale_at)
             embed = F.normalize(chances @ self.embeds, dim=0)
             best = self.labels[int(chances.argmax())]
             if share < 1:
@@ -101,6 +115,19 @@ class Viewer:
         else:
             own, of = self.model.text([concept])[0].to(image) @ image, len(self.labels) + 1
         return {"concept": concept, "rank": int((near > own).sum()) + 1, "of": of}
+
+
+def gain(scores: dict) -> dict:
+    """{"gain": x}: how much nearer than its unguided twin the judge finds the picture; {} if none.
+
+    In the similarity to the sound where both have one, else in that to the prompts.
+    """
+    both = [(scores.get(of) or {}).get("judge") or {} for of in ("picture", "twin")]
+    for key in ("image_audio", "similarity"):
+        picture, twin = (score.get(key) for score in both)
+        if picture is not None and twin is not None:
+            return {"gain": round(picture - twin, 5)}
+    return {}
 
 
 def weighted(values: Sequence[float], targets: Sequence[Target]) -> float | None:

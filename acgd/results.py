@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import json
+
+import torch
 from torch import Tensor
 
-from acgd import metrics
+from acgd import metrics, references
 from acgd.sample import Sample
 from acgd.studio import Studio
+
+EMBEDDINGS = "embeddings.json"  # what the judge makes of picture and sound, for comparisons
 
 
 def judge(
@@ -14,21 +19,64 @@ def judge(
 ) -> None:
     """Fill each sample's scores: of the picture and of its twin, by judge and by encoder.
 
-    pixels and twins (B, 3, H, W) uint8, as they are on disk.
+    pixels and twins (B, 3, H, W) uint8, as they are on disk. The gain is over the twin, in the
+    judge's similarity to the sound, or to the prompts where there is none.
     """
     for sample in batch:
         # what the user was told is heard: the picture is asked for that
-        concept = metrics.concept_of(cfg["concept"], sample.targets, studio.by_encoder)
+        asked = sample.run.cfg["concept"]
+        concept = metrics.concept_of(asked, sample.targets, studio.by_encoder)
         sample.scores = {"concept": concept}
+    sounds = [hear(sample, studio) for sample in batch]
     for of, images in (("picture", pixels), ("twin", twins)):
         for name, view in (("judge", studio.by_judge), ("encoder", studio.by_encoder)):
             if images is None or view is None:
                 continue
             embeds = view.images((images.float() / 255).to(studio.device))
-            for sample, embed in zip(batch, embeds, strict=True):
+            for sample, embed, sound in zip(batch, embeds, sounds, strict=True):
                 targets = sample.judged if name == "judge" else sample.targets
                 scores = view.score(embed, targets, sample.scores["concept"])
+                if name == "judge":
+                    scores |= beside(sample, view, embed, sound, scores)
+                    if of == "picture":
+                        keep(sample, embed, sound)
                 sample.scores.setdefault(of, {})[name] = scores
+    for sample in batch:
+        sample.scores |= metrics.gain(sample.scores)
+
+
+def hear(sample: Sample, studio: Studio) -> Tensor | None:
+    """The prompt's sound (D,) as the judge hears it, also where only its words steered."""
+    for target in sample.judged:
+        if target.kind == "audio":
+            return target.embed
+    if not hasattr(studio.judge, "scale_at"):
+        return None
+    wave = sample.source.wave(studio.judge.sample_rate)
+    return None if wave is None else studio.judge.audio(torch.from_numpy(wave)[None])[0]
+
+
+def beside(
+    sample: Sample, view: metrics.Viewer, embed: Tensor, sound: Tensor | None, scores: dict
+) -> dict:
+    """The judge's similarities to what did not steer: the sound itself, reference pictures."""
+    found, run = {}, sample.run
+    if sound is not None and "image_audio" not in scores:
+        found["image_audio"] = round(float(embed @ sound.to(embed)), 5)
+    places = run.cfg.get("references")
+    if paths := references.find(places, run.label, sample.scores["concept"]):
+        near = view.references(paths).to(embed) @ embed  # (pictures,)
+        found["image_reference"] = round(float(near.mean()), 5)
+    elif places:
+        sample.record.log(f"no reference pictures for {run.label}")
+    return found
+
+
+def keep(sample: Sample, picture: Tensor, sound: Tensor | None) -> None:
+    """The judge's embeddings (D,), rounded: a sweep is compared without a model."""
+    both = {"image": picture} | ({} if sound is None else {"audio": sound})
+    rounded = {name: [round(x, 4) for x in embed.tolist()] for name, embed in both.items()}
+    sample.record.text(EMBEDDINGS, json.dumps({"judge": rounded}) + "\n")
 
 
 def verdict(sample: Sample) -> tuple[str, dict]:

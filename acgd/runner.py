@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from acgd import config
+from acgd import config, references
 from acgd.config import Run, build
 from acgd.loggers import disk
 from acgd.sample import Sample
@@ -44,6 +44,7 @@ def look(sample: Sample) -> None:
     """Open the prompt, before any model is loaded."""
     sample.source = build(sample.run.cfg["prompt"])
     sample.source.check()
+    references.check(sample.run.cfg.get("references"))
 
 
 def guarded(samples: list[Sample], work: Callable[[], Any]) -> Any:

@@ -50,6 +50,7 @@ def test_a_finished_folder_is_whole(render):
         "config.yaml",
         "targets.json",
         "metrics.json",
+        "embeddings.json",
         "losses.csv",
         "status.json",
         "log.txt",

@@ -12,7 +12,7 @@ from torch import Tensor
 from acgd import checkpoints, published
 from acgd.captioners.decoding import Decoding
 from acgd.encoders.clip import CLIPEncoder
-from acgd.encoders.preprocess import normalise
+from acgd.encoders.preprocess import normalise, resized
 from acgd.models.clipcap import LEGACY, TIED, ClipCap
 from acgd.types import Encoder, UserError
 
@@ -83,10 +83,7 @@ def square(images: Tensor, side: int) -> Tensor:
     """The middle square of (B, 3, H, W), resized to (B, 3, side, side), in [0, 1]."""
     short = min(images.shape[-2:])
     top, left = ((length - short) // 2 for length in images.shape[-2:])
-    images = images[..., top : top + short, left : left + short]
-    if short != side:
-        images = F.interpolate(images, (side, side), mode="bicubic", antialias=True)
-    return images.clamp(0, 1)
+    return resized(images[..., top : top + short, left : left + short], side).clamp(0, 1)
 
 
 def read_tokenizer(folder: str) -> Tokenizer:

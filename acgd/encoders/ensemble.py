@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from acgd import audio
+from acgd.encoders.preprocess import resized
 from acgd.types import Encoder, UserError
 
 
@@ -54,7 +55,9 @@ class Ensemble:
 
     def image(self, pixels: Tensor) -> Tensor:
         """(N, 3, S, S) in [0, 1] with S = image_size -> (N, D), unit norm, float32."""
-        return self.join([(m, m.encoder.image(resized(pixels, m.encoder))) for m in self.members])
+        encoders = [m.encoder for m in self.members]
+        seen = [encoder.image(resized(pixels, encoder.image_size)) for encoder in encoders]
+        return self.join(list(zip(self.members, seen, strict=True)))
 
     def text(self, texts: list[str]) -> Tensor:
         """N strings -> (N, D), unit norm, float32."""
@@ -89,14 +92,6 @@ class Ensemble:
         rates = self.sample_rate, member.encoder.sample_rate
         rows = [torch.from_numpy(audio.resample(w.cpu().numpy(), *rates)) for w in waves]
         return torch.stack(rows)
-
-
-def resized(pixels: Tensor, encoder: Encoder) -> Tensor:
-    """Pictures as large as the encoder wants them."""
-    size = (encoder.image_size, encoder.image_size)
-    if pixels.shape[-2:] == size:
-        return pixels
-    return F.interpolate(pixels, size, mode="bicubic", antialias=True).clamp(0, 1)
 
 
 def members(encoder: Encoder) -> list[Member]:

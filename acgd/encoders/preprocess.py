@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
@@ -25,6 +26,16 @@ def pixels(image: Image.Image, size: int) -> Tensor:
     left, top = round((new[0] - size) / 2), round((new[1] - size) / 2)
     image = image.crop((left, top, left + size, top + size)).convert("RGB")
     return torch.from_numpy(np.array(image)).permute(2, 0, 1).float() / 255
+
+
+def resized(images: Tensor, size: int) -> Tensor:
+    """(N, C, H, W) in [0, 1] -> (N, C, size, size), bicubic, cut to [0, 1]; as it is where it fits.
+
+    Neither shape nor middle is kept: crop what is no square.
+    """
+    if images.shape[-2:] == (size, size):
+        return images
+    return F.interpolate(images, (size, size), mode="bicubic", antialias=True).clamp(0, 1)
 
 
 def normalise(images: Tensor) -> Tensor:
