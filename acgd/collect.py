@@ -10,7 +10,9 @@ A record is a dict:
     words       list, the describer's; caption: str; heard: list of [label, probability]
     config      flat: {"guidance.clip": 1000.0, "prompt.path": "demo:dog", ...}
     scores      flat: {"judge.similarity": 0.31, "judge.rank": 1, "twin.judge.similarity": 0.1,
-                "caption_agreement": 0.6, "seconds": 10.4, ...}; what is missing is not in it
+                "caption_agreement": 0.6, "seconds": 10.4, "peak_mb": 610.0, ...}; what is
+                missing is not in it. seconds: those of its batch, shared among its pictures;
+                peak_mb: the batch's
 
 Nothing here raises for a torn, empty or missing file, and nothing needs torch.
 """
@@ -25,9 +27,11 @@ from typing import Any
 
 import yaml
 
+from acgd.config import BESIDE_THE_POINT
+
 NAME = re.compile(r"(?P<label>.+)-seed(?P<seed>\d+)-(?P<signature>[0-9a-f]+)")
 NO_SCORES = ("label", "seed", "signature", "caption", "words")
-OWN = ("seed", "prompt.path", "prompt.text", "prompt.image", "name", "outputs")  # of each sample
+OWN = ("seed", "concept", "prompt.path", "prompt.text", "prompt.image")  # of each sample
 Record = dict[str, Any]
 
 
@@ -99,16 +103,25 @@ def sample(folder: Path, overrides: list[str]) -> Record:
         record |= told.groupdict() | {"seed": int(told["seed"])}
     record |= {key: metrics[key] for key in ("label", "seed", "signature") if key in metrics}
     record |= {key: status[key] for key in ("status", "error", "traceback") if key in status}
-    record["seconds"] = metrics.get("seconds", status.get("seconds"))
+    cost = status.get("batch") if isinstance(status.get("batch"), dict) else {}
+    record["seconds"] = shared(cost) or status.get("seconds")
     record["words"] = metrics.get("words") or []
     record["caption"] = metrics.get("caption") or ""
     record["heard"] = parse(folder / "targets.json").get("heard") or []
     scores = {key: value for key, value in metrics.items() if key not in NO_SCORES}
     picture = scores.pop("picture", None)
     record["scores"] = flat(picture if isinstance(picture, dict) else {}) | flat(scores)
-    if isinstance(record["seconds"], (int, float)):
-        record["scores"].setdefault("seconds", record["seconds"])
+    costs = {"seconds": record["seconds"], "peak_mb": cost.get("peak_mb")}
+    record["scores"] |= {key: value for key, value in costs.items() if value is not None}
     return record
+
+
+def shared(cost: dict) -> float | None:
+    """A picture's share of its batch's seconds."""
+    try:
+        return round(cost["seconds"] / cost["pictures"], 3)
+    except (KeyError, TypeError, ZeroDivisionError):
+        return None
 
 
 def empty(folder: Path | None) -> Record:
@@ -169,7 +182,7 @@ def flat(node: dict, prefix: str = "") -> dict[str, Any]:
 
 
 def varied(records: list[Record]) -> list[str]:
-    """What a sweep varied, as dotted keys, beside each sample's own prompt and seed.
+    """What a sweep varied, as dotted keys, beside each sample's own prompt, concept and seed.
 
     Where every record knows its overrides, those that differ: "sampler" for a group that was
     chosen anew. Else the config's keys that differ, with "sampler" for "sampler._target_" and
@@ -179,7 +192,7 @@ def varied(records: list[Record]) -> list[str]:
         given = [chosen(record) for record in records]
     else:
         given = [record["config"] for record in records if record["config"]]
-    keys = [key for key in dict.fromkeys(key for one in given for key in one) if key not in OWN]
+    keys = [key for key in dict.fromkeys(key for one in given for key in one) if counts(key)]
     found = [key for key in keys if len({repr(one.get(key)) for one in given}) > 1]
     nodes = [key.removesuffix("._target_") for key in found if key.endswith("._target_")]
     kept = []
@@ -192,10 +205,47 @@ def varied(records: list[Record]) -> list[str]:
     return kept
 
 
+def counts(key: str) -> bool:
+    beside = any(key == one or key.startswith(f"{one}.") for one in BESIDE_THE_POINT)
+    return not beside and key not in OWN
+
+
+def values(records: list[Record], key: str) -> list[str | None]:
+    """What each record has for a dotted key or for a group, as text; None where it has nothing.
+
+    A group ("sampler") has the name that was chosen for it, where all records know theirs, else
+    the name of its class. Numbers have one form: 1000 for 1000.0 and 1e3.
+    """
+    given = [chosen(record).get(key) for record in records]
+    if all(value is not None for value in given) and not any(key in r["config"] for r in records):
+        return given
+    found = []
+    for record, override in zip(records, given, strict=True):
+        config = record["config"]
+        target = config.get(f"{key}._target_")
+        if key in config:
+            found.append(text(config[key]))
+        else:
+            found.append(str(target).rpartition(".")[2] if target else override)
+    return found
+
+
+def text(value: Any) -> str:
+    """A config's value as it would be typed."""
+    if isinstance(value, str) and not re.fullmatch(r"[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?", value):
+        return value
+    if isinstance(value, bool | list | None):
+        return json.dumps(value, ensure_ascii=False)
+    if isinstance(value, int):
+        return str(value)
+    number = float(value)
+    return str(int(number)) if number.is_integer() and abs(number) < 1e15 else repr(number)
+
+
 def chosen(record: Record) -> dict[str, str]:
     """A job's overrides by key: {"guidance.schedule": "cosine"} for guidance/schedule=cosine."""
     pairs = (word.partition("=") for word in record["overrides"])
-    return {key.lstrip("+").replace("/", "."): value for key, _, value in pairs}
+    return {key.lstrip("+").replace("/", "."): text(value.strip("'\"")) for key, _, value in pairs}
 
 
 def follows(given: list[dict], key: str, leader: str) -> bool:
