@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import inspect
 import json
+import math
 import os
 import re
 from collections.abc import Callable
@@ -27,19 +28,29 @@ BESIDE_THE_POINT = (
     "precision",
     "logger",
     "batch_size",
+    "snapshot_every",
     "outputs",
     "name",
     "force",
+    "fail_fast",
+    "optimize",
+    "report",
     "debug",
     "guidance.cutout_chunk",
 )
+SCALES = ("clip", "tv", "range", "sat", "init")  # of guidance's losses; each sample has its own
 CHOICES = {
     "picture": ("sample", "x0"),
     "precision": ("auto", "fp32", "bf16", "fp16"),
 }
 AT_LEAST = {"batch_size": 1, "skip_steps": 0, "preview_every": 0, "enlarge_to": 0}
-WEIGHTS = Path(__file__).parent / "weights"
+HERE = Path(__file__).resolve().parent
+WEIGHTS = HERE / "weights"
+IN_REPOSITORY = (HERE.parent / "pyproject.toml").is_file() and (HERE.parent / "conf").is_dir()
+CONF = HERE.parent / "conf" if IN_REPOSITORY else HERE / "conf"
 WHOLE_FILE = 64 * 2**20  # bytes; larger files are told apart by their size and both ends
+REMEMBERED = 2**20  # bytes; larger files are hashed once as long as their size and time stay
+_hashes: dict[tuple, str] = {}
 
 
 @dataclass(frozen=True)
@@ -110,6 +121,19 @@ def check(plain: dict) -> None:
         value = plain[key]
         if isinstance(value, bool) or not isinstance(value, int) or value < least:
             raise UserError(f"{key}={value}: must be a whole number, {least} or more")
+    every(plain["snapshot_every"])
+    for name in (*SCALES, "cfg"):
+        value = plain["guidance"].get(name) or 0
+        if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+            raise UserError(f"guidance.{name}={value}: must be a number")
+
+
+def every(pace: Any) -> tuple[int, float]:
+    """(steps, seconds) of a pace, one of them 0: 10 is steps, "30s" and "0.5s" seconds, 0 never."""
+    found = re.fullmatch(r"(\d+)|(\d+|\d*\.\d+) ?s", str(pace))
+    if not found:
+        raise UserError(f"snapshot_every={pace}: give steps as 10, seconds as 10s, or 0 for none")
+    return int(found[1] or 0), float(found[2] or 0)
 
 
 def run(plain: dict) -> Run:
@@ -122,9 +146,12 @@ def run(plain: dict) -> Run:
 
 
 def resolve(cfg: Any) -> dict:
-    """The config as plain dicts and lists; UserError names what is missing."""
+    """The config as plain dicts and lists; UserError names what is missing.
+
+    A dict is taken for a config that was resolved before.
+    """
     if not OmegaConf.is_config(cfg):
-        cfg = OmegaConf.create(cfg)
+        return cfg
     missing = sorted(OmegaConf.missing_keys(cfg))
     if missing:
         raise UserError(f"{missing[0]} has no value: give it one with {missing[0]}=...")
@@ -223,7 +250,16 @@ def existing_file(value: str) -> Path | None:
 
 def fingerprint(path: Path) -> str:
     """A hash of a file's content; of its size, head and tail where it is a large checkpoint."""
-    size = os.path.getsize(path)
+    stat = os.stat(path)
+    key = (str(path), stat.st_size, stat.st_mtime_ns, stat.st_ino)
+    if stat.st_size < REMEMBERED:
+        return hashed(path, stat.st_size)
+    if key not in _hashes:
+        _hashes[key] = hashed(path, stat.st_size)
+    return _hashes[key]
+
+
+def hashed(path: Path, size: int) -> str:
     digest = hashlib.sha256(str(size).encode())
     with open(path, "rb") as file:
         if size <= WHOLE_FILE:

@@ -214,7 +214,7 @@ class Denoiser:
     `predicts`: what the network's first channels are: "eps", "x0" or "v". `cond` (B,D): an
     embedding per sample, used where `cfg` is not 0: 1 is conditional only, other values go from
     the unconditional prediction through the conditional one and beyond (classifier-free guidance,
-    Ho & Salimans 2022, 2207.12598), both in one batched call. `y` (B,): class ids for networks that
+    Ho & Salimans 2022, 2207.12598), both in one batched call; a number, or (B,1,1,1). `y` (B,): class ids for networks that
     have classes.
     """
 
@@ -224,13 +224,14 @@ class Denoiser:
         diffusion: Diffusion,
         predicts: str = "eps",
         cond: Tensor | None = None,
-        cfg: float = 0.0,
+        cfg: float | Tensor = 0.0,
         clip_denoised: bool = False,
         y: Tensor | None = None,
     ):
         if predicts not in ("eps", "x0", "v"):
             raise UserError(f"unknown prediction {predicts!r}: choose from eps, x0, v")
-        if cfg != 0 and cond is None:
+        self.strength = {float(value) for value in torch.as_tensor(cfg).flatten()}
+        if self.strength != {0.0} and cond is None:
             raise UserError("guidance.cfg needs a condition: set it to 0 for a model without one")
         self.unet, self.diffusion, self.predicts = unet, diffusion, predicts
         self.cond, self.cfg, self.clip_denoised, self.y = cond, cfg, clip_denoised, y
@@ -243,9 +244,9 @@ class Denoiser:
     def _network(self, x: Tensor, timesteps: Tensor) -> Tensor:
         """The network's output, guided by cfg: (B, C or 2C, H, W) float32."""
         given = {} if self.y is None else {"y": self.y}
-        if self.cfg == 0:
+        if self.strength == {0.0}:
             return self.unet(x, timesteps, **given).float()
-        if self.cfg == 1:
+        if self.strength == {1.0}:
             return self.unet(x, timesteps, cond=self.cond, **given).float()
         given = {name: torch.cat([value, value]) for name, value in given.items()}
         mask = torch.arange(2 * len(x), device=x.device) < len(x)  # first half with its condition

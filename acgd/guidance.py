@@ -29,8 +29,8 @@ class Guidance:
     `encoder`: one, or an Ensemble, whose members see cutouts of their own and whose distances are
     summed by weight. `targets`: a list per sample; lists may differ in length. `noise`: where
     cutouts are drawn from.
-    `clip`, `tv`, `range`, `sat`, `init`: weights of the losses; `init_image` (B,3,H,W) or
-    (1,3,H,W) in [-1,1]. `num_cutouts`, `cut_pow`, `cut_min`: see `acgd.cutouts.draw_boxes`;
+    `clip`, `tv`, `range`, `sat`, `init`: weights of the losses, a number or one for each sample;
+    `init_image` (B,3,H,W) or (1,3,H,W) in [-1,1]. `num_cutouts`, `cut_pow`, `cut_min`: see `acgd.cutouts.draw_boxes`;
     `cutout_chunk`: how many cutouts a sample has in the encoder at once (None: all).
     `blend`: the encoder, tv, sat and init see x0 f + x (1 - f), f = sqrt(1 - abar), so that x
     itself counts more and more towards the end (the notebook's way); else they see x0. `every`:
@@ -48,11 +48,11 @@ class Guidance:
         diffusion: Diffusion,
         noise: Noise,
         *,
-        clip: float = 1000.0,
-        tv: float = 0.0,
-        range: float = 0.0,
-        sat: float = 0.0,
-        init: float = 0.0,
+        clip: float | Sequence[float] = 1000.0,
+        tv: float | Sequence[float] = 0.0,
+        range: float | Sequence[float] = 0.0,
+        sat: float | Sequence[float] = 0.0,
+        init: float | Sequence[float] = 0.0,
         init_image: Tensor | None = None,
         num_cutouts: int = 16,
         cut_pow: float = 1.0,
@@ -71,10 +71,11 @@ class Guidance:
             if value < 1:
                 raise UserError(f"guidance.{name}={value} must be 1 or more")
         self.diffusion, self.noise = diffusion, noise
-        self.scales = {"clip": clip, "tv": tv, "range": range, "sat": sat, "init": init}
+        scales = {"clip": clip, "tv": tv, "range": range, "sat": sat, "init": init}
+        self.scales = {name: per_sample(value, len(targets)) for name, value in scales.items()}
         self.init_image = init_image
         if init_image is None:
-            self.scales["init"] = 0.0
+            self.scales["init"] *= 0
         self.num_cutouts, self.cut_pow, self.cut_min = num_cutouts, cut_pow, cut_min
         self.cutout_chunk = cutout_chunk or num_cutouts
         self.through_unet, self.blend, self.every, self.clamp = through_unet, blend, every, clamp
@@ -82,11 +83,11 @@ class Guidance:
         embeds, weights = pack_targets(targets, audio_weights)
         self.views = [View.of(member, embeds, weights) for member in members(encoder)]
         if not any(view.weights.any() for view in self.views):
-            self.scales["clip"] = 0.0
+            self.scales["clip"] *= 0
 
     def active(self, t: Tensor) -> bool:
         """Whether step t (B,) is guided at all; never where x_t is nothing but noise."""
-        if not any(self.scales.values()) or self._multiplier(t) == 0:
+        if not any(scale.any() for scale in self.scales.values()) or self._multiplier(t) == 0:
             return False
         if self.diffusion.alphas_cumprod[int(t[0])] < LEAST_ABAR:
             return False
@@ -103,13 +104,13 @@ class Guidance:
         x_in = (x0 * f + x * (1 - f)).detach()
         found: dict[str, Tensor] = {}
         grad_in = self._picture_losses(x_in, found)
-        if self.scales["clip"]:
-            grad_in = grad_in + self.scales["clip"] * self._clip(x_in, found)
+        if self.scales["clip"].any():
+            grad_in = grad_in + self.scales["clip"].to(x) * self._clip(x_in, found)
         grad_x0 = grad_in * f
-        if self.scales["range"]:
+        if self.scales["range"].any():
             excess, grad = _with_grad(losses.out_of_range, x0)
             found["range"] = excess
-            grad_x0 = grad_x0 + self.scales["range"] * grad
+            grad_x0 = grad_x0 + self.scales["range"].to(x) * grad
         multiplier = self._multiplier(t)
         return grad_in * (1 - f) * multiplier, grad_x0 * multiplier, found
 
@@ -133,9 +134,9 @@ class Guidance:
         }
         total = torch.zeros_like(x_in)
         for name, function in functions.items():
-            if self.scales[name]:
+            if self.scales[name].any():
                 found[name], grad = _with_grad(function, x_in)
-                total = total + self.scales[name] * grad
+                total = total + self.scales[name].to(x_in) * grad
         return total
 
     def _clip(self, x_in: Tensor, found: dict[str, Tensor]) -> Tensor:
@@ -182,6 +183,14 @@ class View:
         seen = self.encoder.image((cuts + 1) / 2).unflatten(0, (-1, len(self.embeds)))  # (N, B, D)
         apart = losses.spherical_distance(seen[:, :, None], self.embeds)  # (N, B, K)
         return (apart * self.weights).sum(dim=-1).mean(dim=0)
+
+
+def per_sample(value: float | Sequence[float], count: int) -> Tensor:
+    """A weight for each sample, (B, 1, 1, 1) float32."""
+    weights = torch.tensor(value, dtype=torch.float32).flatten()
+    if len(weights) not in (1, count):
+        raise ValueError(f"{len(weights)} weights for {count} samples")
+    return weights.expand(count).clone()[:, None, None, None]
 
 
 def pack_targets(

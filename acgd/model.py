@@ -57,11 +57,12 @@ class PictureModel:
         self,
         diffusion: Diffusion,
         cond: Tensor | None = None,
-        cfg: float = 0.0,
+        cfg: float | Tensor = 0.0,
         class_id: int | None = None,
         batch: int = 1,
     ) -> Denoiser:
-        """The network as samplers see it. cond (B, cond_dim); class_id for models with classes."""
+        """The network as samplers see it. cond (B, cond_dim); cfg a number or (B, 1, 1, 1);
+        class_id for models with classes."""
         y = None
         if self.unet.class_cond:
             if class_id is None:
