@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from acgd.config import Run
 from acgd.loggers.disk import Record
 from acgd.types import PromptSource, Target
-
-if TYPE_CHECKING:
-    from acgd.snapshot import Snapshot
 
 
 @dataclass
@@ -20,7 +17,7 @@ class Sample:
     run: Run
     record: Record = field(init=False)
     error: Exception | None = None
-    snapshot: Snapshot | None = None  # where an interrupted run stood
+    made_before: bool = False  # finished when it was looked at
     source: PromptSource | None = None
     targets: list[Target] = field(default_factory=list)  # by the encoder
     judged: list[Target] = field(default_factory=list)  # the same prompts by the judge
@@ -33,3 +30,12 @@ class Sample:
 
     def __post_init__(self):
         self.record = Record(self.run)
+
+    @property
+    def ended(self) -> bool:
+        """Whether there is nothing more to be done about it."""
+        return self.error is not None or self.made_before or bool(self.picture)
+
+    def let_go(self) -> None:
+        """Of what only its making needed: a sweep has thousands of finished samples."""
+        self.record.losses, self.targets, self.judged = [], [], []

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from tqdm import tqdm
 
-from acgd import config, snapshot
+from acgd import config
 from acgd.config import build
 from acgd.diffusion import Diffusion
 from acgd.encoders import preprocess
@@ -20,32 +20,65 @@ from acgd.guidance import Guidance
 from acgd.noise import Noise
 from acgd.prompts import image as pictures
 from acgd.sample import Sample
+from acgd.snapshot import Snapshot, Watch
 from acgd.studio import Studio
 from acgd.types import Step, UserError
 
 
-def draw(batch: list[Sample], studio: Studio, cfg: dict, twin: bool = False) -> Tensor:
-    """Sample the batch: (B, 3, H, W) in [-1, 1]. A twin has no guidance and leaves no traces."""
+def draw_with_twins(
+    batch: list[Sample], studio: Studio, cfg: dict, stand: Snapshot | None = None
+) -> tuple[Tensor, Tensor | None]:
+    """The batch and, where asked for, its unguided twins: each (B, 3, H, W) uint8.
+
+    `stand`: where an interrupted batch stood; it goes on from there.
+    """
+    if stand is not None and stand.picture is not None:
+        picture = stand.picture
+        for sample, losses in zip(batch, stand.losses, strict=True):
+            sample.record.losses = list(losses)
+    else:
+        picture, stand = to_bytes(draw(batch, studio, cfg, stand)), None
+    if not cfg["twin"]:
+        return picture, None
+    return picture, to_bytes(draw(batch, studio, cfg, stand, picture))
+
+
+def draw(
+    batch: list[Sample],
+    studio: Studio,
+    cfg: dict,
+    stand: Snapshot | None = None,
+    picture: Tensor | None = None,
+) -> Tensor:
+    """Sample the batch: (B, 3, H, W) in [-1, 1].
+
+    Given the finished `picture`, its twin: without guidance, previews or losses of its own.
+    """
+    twin = picture is not None
     seeds = [sample.run.seed for sample in batch]
     noise = Noise.shared(seeds[0]) if cfg["shared_noise"] else Noise(seeds)
     diffusion = studio.model.diffusion(studio.sampler.steps)
-    scale = 0.0 if twin else studio.cfg_scale
-    cond = condition(batch, studio) if scale else None
+    scale = 0.0 if twin or not studio.cfg_scale else strength(batch, studio.device)
+    cond = None if twin or not studio.cfg_scale else condition(batch, studio)
     denoiser = studio.model.denoiser(diffusion, cond, scale, cfg["class_id"], len(batch))
     x, init = beginning(studio, cfg, diffusion, noise, len(batch))
-    guide, skipped, taken = None, cfg["skip_steps"], 0
-    if not twin:
-        guide = guidance(batch, studio, cfg, diffusion, noise, init)
-        if batch[0].snapshot is not None:
-            x, taken = resume(batch, noise, studio.device)
-    steps = studio.sampler(denoiser, x, noise=noise, guide=guide, start=skipped + taken)
+    guide = None if twin else guidance(batch, studio, cfg, diffusion, noise, init)
+    taken, history = 0, []
+    if stand is not None:
+        x, taken, history = resume(batch, stand, noise, x)
+    skipped = cfg["skip_steps"]
     total = diffusion.num_timesteps - skipped
-    with progress(batch, total, taken, twin) as bar:
+    where = {"start": skipped + taken, "history": history}
+    steps = studio.sampler(denoiser, x, noise=noise, guide=guide, **where)
+    watch = Watch(batch, cfg["snapshot_every"], noise, picture)
+    with progress(batch, total, taken, twin) as bar, watch:
         for count, step in enumerate(steps, taken + 1):
             bar.set_postfix({k: f"{v.mean():.3g}" for k, v in step.losses.items()}, refresh=False)
             bar.update()
             if not twin:
-                keep(batch, step, count, total, noise, cfg)
+                keep(batch, step, count, total, cfg)
+            if count < total:
+                watch.after(step, count)
     return step.x if cfg["picture"] == "sample" else step.x0
 
 
@@ -66,6 +99,12 @@ def condition(batch: list[Sample], studio: Studio) -> Tensor:
     return F.normalize(torch.stack(means).float(), dim=-1).to(studio.device)
 
 
+def strength(batch: list[Sample], device: str) -> Tensor:
+    """(B, 1, 1, 1): how far each sample follows its condition, guidance.cfg."""
+    scales = [float(sample.run.cfg["guidance"]["cfg"]) for sample in batch]
+    return torch.tensor(scales, device=device)[:, None, None, None]
+
+
 def guidance(
     batch: list[Sample],
     studio: Studio,
@@ -77,6 +116,8 @@ def guidance(
     node = {key: value for key, value in cfg["guidance"].items() if key != "cfg"}
     targets = [sample.targets for sample in batch]
     known = {"diffusion": diffusion, "noise": noise, "init_image": init}
+    for name in {*config.SCALES} & node.keys():
+        known[name] = [sample.run.cfg["guidance"][name] or 0 for sample in batch]
     return build(node, encoder=studio.encoder, targets=targets, **known)
 
 
@@ -95,35 +136,30 @@ def beginning(
     return diffusion.start(start, full, cfg["skip_steps"]), init
 
 
-def resume(batch: list[Sample], noise: Noise, device: str) -> tuple[Tensor, int]:
-    """x and the number of steps taken when the batch's snapshots were written."""
-    snapshots = [sample.snapshot for sample in batch]
-    for sample in batch:
-        sample.record.losses = list(sample.snapshot.losses)
-        sample.record.log(f"goes on after {sample.snapshot.steps} steps")
-    states = torch.stack([s.noise for s in snapshots], dim=1)  # (generators a sample, B, bytes)
-    noise.load_state(states.flatten(0, 1))
-    return torch.stack([s.x for s in snapshots]).to(device), snapshots[0].steps
+def resume(
+    batch: list[Sample], stand: Snapshot, noise: Noise, x: Tensor
+) -> tuple[Tensor, int, list[Tensor]]:
+    """x, in place of that of the beginning, the steps taken, and what the sampler remembers."""
+    for sample, losses in zip(batch, stand.losses, strict=True):
+        sample.record.losses = list(losses)
+        sample.record.log(f"goes on after {stand.steps} steps")
+    noise.load_state(stand.noise)
+    return stand.x.to(x.device), stand.steps, [tensor.to(x.device) for tensor in stand.history]
 
 
-def keep(batch: list[Sample], step: Step, count: int, total: int, noise: Noise, cfg: dict) -> None:
-    """What a step leaves on disk: its losses and, every few steps, a preview and a snapshot."""
+def keep(batch: list[Sample], step: Step, count: int, total: int, cfg: dict) -> None:
+    """What a step leaves on disk: its losses and, every few steps, a preview."""
     for i, sample in enumerate(batch):
         losses = {name: round(float(values[i]), 6) for name, values in step.losses.items()}
         sample.record.step({"step": count, "t": int(step.t[i]), **losses})
     every = cfg["preview_every"]
     if count < total and not (every and count % every == 0):
         return
-    state, pixels = noise.state(), to_bytes(step.x0)
+    pixels = to_bytes(step.x0)
     for i, sample in enumerate(batch):
         sample.record.flush()
         preview = pixels[i].permute(1, 2, 0).numpy()
         sample.record.picture(f"previews/step_{count:04d}.png", preview, cfg["enlarge_to"])
-        if count < total:
-            rows = state[i :: len(batch)].clone()  # (generators a sample, bytes)
-            x = step.x[i].cpu().clone()
-            kept = snapshot.Snapshot(count, x, rows, sample.record.losses)
-            snapshot.save(sample.run.folder, kept)
 
 
 def to_bytes(x: Tensor) -> Tensor:

@@ -7,7 +7,7 @@ torch is imported for type checking only, so that the command line answers befor
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
@@ -49,6 +49,7 @@ class Step:
     x: Tensor  # (B, 3, H, W), the sample after the step
     x0: Tensor  # (B, 3, H, W), the model's prediction before guidance
     losses: dict[str, Tensor] = field(default_factory=dict)  # each (B,)
+    history: tuple[Tensor, ...] = ()  # what the next step needs beside x; each (B, 3, H, W)
 
 
 class Denoiser(Protocol):
@@ -73,7 +74,14 @@ class Sampler(Protocol):
     steps: str
 
     def __call__(
-        self, denoiser: Denoiser, x: Tensor, *, noise: Noise, guide: Guide | None, start: int = 0
+        self,
+        denoiser: Denoiser,
+        x: Tensor,
+        *,
+        noise: Noise,
+        guide: Guide | None,
+        start: int = 0,
+        history: Sequence[Tensor] = (),  # of the step before `start`, if it was taken before
     ) -> Iterator[Step]: ...
 
 

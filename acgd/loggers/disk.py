@@ -7,10 +7,14 @@
     losses.csv     one row a step
     captions.csv   what a captioner says of each preview and of the picture
     metrics.json   similarities and ranks, by judge and by encoder
-    status.json    running, ok, failed or interrupted
+    status.json    running, ok, failed or interrupted; while it is not ok, its company
+    environment.json  what it was made with: versions, weights, device
     log.txt        what happened when
+    snapshot.pt    only while it is unfinished: where its batch stood
 
 Every file but the log is written under a temporary name and renamed, so it is whole or not there.
+A batch's pictures become ok together: its first folder says that all are written, then each says
+that it is ok, the first one last.
 """
 
 from __future__ import annotations
@@ -19,8 +23,11 @@ import csv
 import io
 import json
 import os
+import re
 import time
 import traceback
+from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -33,6 +40,8 @@ if TYPE_CHECKING:
 
 
 CAPTIONS = "captions.csv"
+SNAPSHOT = "snapshot.pt"
+LEFTOVER = re.compile(r"\..+\.\d+")  # the temporary name of a write that was cut off
 
 
 class Record:
@@ -41,11 +50,14 @@ class Record:
     def __init__(self, run: Run):
         self.run, self.folder = run, run.folder
         self.losses: list[dict[str, float]] = []
+        self.company: list[str] | None = None  # its batch's folders, seen from beside its own
         self.began = time.time()
 
-    def start(self) -> None:
-        """Make the folder and say that the run is running."""
+    def start(self, batch: Sequence[Path] = ()) -> None:
+        """Make the folder and say that the run is running, in a batch with these folders."""
         self.folder.mkdir(parents=True, exist_ok=True)
+        tidy(self.folder)
+        self.company = [os.path.relpath(other, self.folder.parent) for other in batch]
         write(self.folder / "config.yaml", OmegaConf.to_yaml(OmegaConf.create(self.run.cfg)))
         self.status("running")
 
@@ -59,7 +71,8 @@ class Record:
 
     def flush(self) -> None:
         text = io.StringIO()
-        rows = csv.DictWriter(text, list(self.losses[-1]) if self.losses else ["step"])
+        columns = dict.fromkeys(name for row in self.losses for name in row) or ["step"]
+        rows = csv.DictWriter(text, list(columns))
         rows.writeheader()
         rows.writerows(self.losses)
         write(self.folder / "losses.csv", text.getvalue())
@@ -98,34 +111,89 @@ class Record:
     def status(self, status: str, **more: object) -> None:
         seconds = round(time.time() - self.began, 3)
         content = {"status": status, "signature": self.run.signature, "seconds": seconds, **more}
+        if status != "ok":
+            content["company"] = self.company or state(self.folder).get("company") or []
         self.json("status.json", content)
+
+    def written(self, **more: object) -> None:
+        """Of a batch's first sample: all its pictures are on disk and only have to say so."""
+        self.status("running", written=True, **more)
 
     def finish(self, **more: object) -> None:
         self.status("ok", **more)
 
     def fail(self, error: BaseException) -> None:
-        """Say why the run ended early: `interrupted` for Ctrl-C, else `failed`."""
-        status = "interrupted" if isinstance(error, KeyboardInterrupt) else "failed"
+        """Say why the run ended early: `interrupted` for Ctrl-C, else `failed`.
+
+        A run that was made before, or by another process, stays what it is. Where nothing can be
+        written (a full disk) the run stays `running`: it is taken up again either way.
+        """
+        if self.company is None and status(self.folder) == "ok":
+            return
+        what = "interrupted" if isinstance(error, KeyboardInterrupt) else "failed"
         trace = "".join(traceback.format_exception(error))
-        self.folder.mkdir(parents=True, exist_ok=True)
-        self.log(f"{status}: {one_line(error)}")
-        self.status(status, error=one_line(error), traceback=trace)
+        with suppress(OSError):
+            self.folder.mkdir(parents=True, exist_ok=True)
+            self.log(f"{what}: {one_line(error)}")
+            self.status(what, error=one_line(error), traceback=trace)
+
+
+def state(folder: Path) -> dict:
+    """What is in status.json: {} where there is none that can be read."""
+    try:
+        found = json.loads((folder / "status.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
 
 
 def status(folder: Path) -> str:
     """What status.json says: "absent" where there is none that can be read."""
-    try:
-        return json.loads((folder / "status.json").read_text(encoding="utf-8"))["status"]
-    except (OSError, ValueError, KeyError, TypeError):
-        return "absent"
+    return str(state(folder).get("status", "absent"))
+
+
+def company(folder: Path) -> list[Path]:
+    """The folders of the batch in which an unfinished run was begun, itself among them; or []."""
+    names = state(folder).get("company") or []
+    return [Path(os.path.normpath(folder.parent / name)) for name in names]
+
+
+def settle(folder: Path) -> None:
+    """Let a whole batch say `ok` if all was written and its process died before it said so."""
+    batch = company(folder)
+    first = state(batch[0]) if batch else {}
+    if not first.get("written") or company(batch[0]) != batch:
+        return
+    for path in reversed(batch):  # the first one, which knows, is the last
+        if company(path) == batch:
+            tidy(path)
+            (path / SNAPSHOT).unlink(missing_ok=True)
+            told = {k: v for k, v in state(path).items() if k not in ("company", "written")}
+            told |= {"status": "ok", "batch": first.get("batch")}
+            write(path / "status.json", json.dumps(told, indent=1) + "\n")
+
+
+def tidy(folder: Path) -> None:
+    """Take away what a killed process was writing."""
+    for path in folder.rglob(".*"):
+        if LEFTOVER.fullmatch(path.name):
+            path.unlink(missing_ok=True)
 
 
 def write(path: Path, content: str | bytes) -> None:
-    """Write a whole file or none: under a temporary name beside it, then renamed."""
+    """Write a whole file or none: under a temporary name beside it, then renamed.
+
+    An OSError names the file, also where the disk is full.
+    """
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     data = content.encode() if isinstance(content, str) else content
     try:
         temporary.write_bytes(data)
         os.replace(temporary, path)
+    except OSError as error:
+        if error.errno is None or error.filename:
+            raise
+        raise OSError(error.errno, error.strerror, str(path)) from None
     finally:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)

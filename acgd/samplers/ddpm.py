@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from torch import Tensor
 
@@ -20,9 +20,16 @@ class DDPM:
         self.steps = steps
 
     def __call__(
-        self, denoiser: Denoiser, x: Tensor, *, noise: Noise, guide=None, start: int = 0
+        self,
+        denoiser: Denoiser,
+        x: Tensor,
+        *,
+        noise: Noise,
+        guide=None,
+        start: int = 0,
+        history: Sequence[Tensor] = (),
     ) -> Iterator[Step]:
-        """Steps from x (B,3,H,W) at the first step taken down to the sample."""
+        """Steps from x (B,3,H,W) at the first step taken down to the sample; x is all they know."""
         diffusion = denoiser.diffusion
         for index, total, t in timesteps(diffusion, x, start):
             # Drawn before the guide's cutouts, and at the last step too: with a shared generator

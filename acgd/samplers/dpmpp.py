@@ -12,7 +12,7 @@ limited rule 0.5 %.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 from torch import Tensor
@@ -33,21 +33,31 @@ class DPMSolverPP:
         self.steps, self.order, self.ahead = steps, order, ahead
 
     def __call__(
-        self, denoiser: Denoiser, x: Tensor, *, noise: Noise, guide=None, start: int = 0
+        self,
+        denoiser: Denoiser,
+        x: Tensor,
+        *,
+        noise: Noise,
+        guide=None,
+        start: int = 0,
+        history: Sequence[Tensor] = (),
     ) -> Iterator[Step]:
-        """Steps from x (B,3,H,W) at the first step taken down to the sample."""
+        """Steps from x (B,3,H,W) at the first step taken down to the sample.
+
+        `history`, of the last step before an interruption, makes what follows the same.
+        """
         diffusion = denoiser.diffusion
-        x0_last = None
+        x0_last = history[0] if history else None
         for index, total, t in timesteps(diffusion, x, start):
             step = guided(denoiser, x, t, guide)
             x0, _ = steered(diffusion, x, t, step)
             target = x0
-            if self.order == 2 and 0 < index < total - 1:
+            if self.order == 2 and x0_last is not None and index < total - 1:
                 target = x0 + diffusion.pick(_ahead(diffusion, self.ahead), t) * (x0 - x0_last)
             keep, move = _weights(diffusion)
             x = diffusion.pick(keep, t) * x + diffusion.pick(move, t) * target
             x0_last = x0
-            yield Step(index, total, t, x, step.pred.x0, step.losses)
+            yield Step(index, total, t, x, step.pred.x0, step.losses, (x0_last,))
 
 
 def _weights(diffusion: Diffusion) -> tuple[np.ndarray, np.ndarray]:

@@ -6,7 +6,7 @@ and order 1, are plain Euler steps (DDIM), which the original can't do. No noise
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 from torch import Tensor
@@ -35,11 +35,21 @@ class PLMS:
         self.steps, self.order, self.cautious = steps, order, cautious
 
     def __call__(
-        self, denoiser: Denoiser, x: Tensor, *, noise: Noise, guide=None, start: int = 0
+        self,
+        denoiser: Denoiser,
+        x: Tensor,
+        *,
+        noise: Noise,
+        guide=None,
+        start: int = 0,
+        history: Sequence[Tensor] = (),
     ) -> Iterator[Step]:
-        """Steps from x (B,3,H,W) at the first step taken down to the sample."""
+        """Steps from x (B,3,H,W) at the first step taken down to the sample.
+
+        `history`, of the last step before an interruption, makes what follows the same.
+        """
         diffusion = denoiser.diffusion
-        history: list[Tensor] = []  # eps, newest first
+        history = list(history)  # eps, newest first
         for index, total, t in timesteps(diffusion, x, start):
             step = guided(denoiser, x, t, guide)
             x0, eps = steered(diffusion, x, t, step)
@@ -56,7 +66,7 @@ class PLMS:
                 weights = ADAMS_BASHFORTH[len(history)]
                 mixed = sum(w * e for w, e in zip(weights, history, strict=True))
                 x = _euler(diffusion, x, t, mixed)
-            yield Step(index, total, t, x, step.pred.x0, step.losses)
+            yield Step(index, total, t, x, step.pred.x0, step.losses, tuple(history))
 
 
 def _euler(diffusion: Diffusion, x: Tensor, t: Tensor, eps: Tensor) -> Tensor:
