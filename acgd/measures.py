@@ -133,9 +133,7 @@ MEASURES = {
         score("caption_agreement"),
         without="it needs a captioner, words and a judge",
     ),
-    "seconds": Measure(
-        "seconds a picture: those of its batch, shared", "lower", score("seconds")
-    ),
+    "seconds": Measure("seconds a picture: those of its batch, shared", "lower", score("seconds")),
     "peak_mb": Measure("peak memory of its batch in MB", "lower", score("peak_mb")),
 }
 

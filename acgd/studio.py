@@ -43,7 +43,7 @@ class Studio:
         self.encoder = once("encoder", cfg["encoder"], **where)
         self.judge = once("judge", cfg["judge"], **where) if cfg["judge"]["_target_"] else None
         self.sampler = build(cfg["sampler"])
-        self.describer = build(cfg["describer"], encoder=self.encoder, **where)
+        self.describer = make(cfg["describer"], encoder=self.encoder, **where)
         self.captioner = build(cfg["captioner"], judge=self.judge, **where)
         self.labels = metrics.read_labels(cfg["labels"])
         self.by_encoder = viewer("encoder", self.encoder, self.labels)
@@ -85,7 +85,7 @@ def key(node: dict, known: dict) -> str:
 
 
 def make(node: dict, **known: Any) -> Any:
-    """build(), with an ensemble's members built first, each on its device and in its precision."""
+    """build(), with the members of several built first, each on its device and in its precision."""
     if "members" in node:
         built = {name: build(member, **known) for name, member in node["members"].items()}
         own = {name: value for name, value in node.items() if name != "members"}

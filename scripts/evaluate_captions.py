@@ -77,7 +77,7 @@ def describe(folder: Path, names: list[str], overrides: list[str]) -> dict[str, 
     where = {"device": studio.pick_device(cfg["device"])}
     where["precision"] = studio.pick_precision(cfg["precision"], where["device"])
     encoder = config.build(cfg["encoder"], **where)
-    describer = config.build(cfg["describer"], encoder=encoder, **where)
+    describer = studio.make(cfg["describer"], encoder=encoder, **where)
     said = {}
     for name in tqdm(names):
         wave = audio.load(folder / name, encoder.sample_rate, duration=3600)

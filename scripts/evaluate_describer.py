@@ -50,7 +50,7 @@ def main() -> None:
     device = studio.pick_device(cfg["device"])
     precision = studio.pick_precision(cfg["precision"], device)
     encoder = config.build(cfg["encoder"], device=device, precision=precision)
-    describer = config.build(cfg["describer"], encoder=encoder, device=device, precision=precision)
+    describer = studio.make(cfg["describer"], encoder=encoder, device=device, precision=precision)
     sounds, known = Sounds(args.data, list(concept_prompts())), grammars()
     right: dict[str, list[float]] = defaultdict(list)
     by_concept = {}

@@ -13,10 +13,8 @@ if TYPE_CHECKING:
 class NoWords:
     """The describer that is used unless one is asked for."""
 
-    share = 0.0
-
-    def __init__(self, encoder: Encoder | None = None):
-        pass
+    def __init__(self, encoder: Encoder | None = None, share: float = 0.0):
+        self.share = share
 
     def rank(self, wave: np.ndarray, sample_rate: int) -> dict[str, list[tuple[str, float]]]:
         return {}

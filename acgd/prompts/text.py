@@ -57,17 +57,22 @@ def targets(encoder: Encoder, texts: list[str], weights: Sequence[float]) -> lis
     ]
 
 
-def join(prompts: list[Target], words: list[str], encoder: Encoder, share: float) -> list[Target]:
+def join(
+    prompts: list[Target], words: list[str], encoder: Encoder, share: float | Sequence[float]
+) -> list[Target]:
     """A describer's words beside the prompts, as equal text targets that sum to `share`.
 
-    The prompts are scaled by 1 - share, in [0, 1], so that the whole weighs what it did; targets
-    left without weight are dropped. Without words the prompts stay as they are.
+    A sequence of shares is that of each word. The prompts are scaled by 1 - their sum, in [0, 1],
+    so that the whole weighs what it did; targets left without weight are dropped. Without words
+    the prompts stay as they are.
     """
     if not words:
         return prompts
-    share = fraction(share, "describer.share")
-    new = targets(encoder, words, [share / len(words)] * len(words))
-    old = [replace(target, weight=target.weight * (1 - share)) for target in prompts]
+    if not isinstance(share, Sequence):
+        share = [fraction(share, "describer.share") / len(words)] * len(words)
+    rest = 1 - min(math.fsum(share), 1.0)
+    new = targets(encoder, words, share)
+    old = [replace(target, weight=target.weight * rest) for target in prompts]
     return [target for target in old + new if target.weight]
 
 
