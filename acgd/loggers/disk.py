@@ -28,6 +28,7 @@ import time
 import traceback
 from collections.abc import Sequence
 from contextlib import suppress
+from errno import EDQUOT, ENOSPC, EROFS
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -171,6 +172,11 @@ def settle(folder: Path) -> None:
             told = {k: v for k, v in state(path).items() if k not in ("company", "written")}
             told |= {"status": "ok", "batch": first.get("batch")}
             write(path / "status.json", json.dumps(told, indent=1) + "\n")
+
+
+def unwritable(error: BaseException) -> bool:
+    """Whether nothing else can be written either: the disk is full, or to be read only."""
+    return isinstance(error, OSError) and error.errno in (ENOSPC, EDQUOT, EROFS)
 
 
 def tidy(folder: Path) -> None:
