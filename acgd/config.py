@@ -39,6 +39,11 @@ BESIDE_THE_POINT = (
     "guidance.cutout_chunk",
 )
 SCALES = ("clip", "tv", "range", "sat", "init")  # of guidance's losses; each sample has its own
+SCORE = re.compile(
+    r"(?P<twin>twin\.)?(encoder|(?P<judge>judge))\."
+    r"(similarity|rank|image_(audio|heard|text|image|reference))"
+    r"|gain|caption_agreement|seconds|peak_mb"
+)
 CHOICES = {
     "picture": ("sample", "x0"),
     "precision": ("auto", "fp32", "bf16", "fp16"),
@@ -124,8 +129,30 @@ def check(plain: dict) -> None:
     every(plain["snapshot_every"])
     for name in (*SCALES, "cfg"):
         value = plain["guidance"].get(name) or 0
-        if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        if (
+            isinstance(value, bool)
+            or not isinstance(value, int | float)
+            or not math.isfinite(value)
+        ):
             raise UserError(f"guidance.{name}={value}: must be a number")
+    check_score(plain)
+
+
+def check_score(plain: dict) -> None:
+    """UserError where `optimize` names no score that these runs will have."""
+    name = plain["optimize"]
+    if name is None:
+        return
+    found = SCORE.fullmatch(str(name))
+    if not found:
+        raise UserError(
+            f"optimize={name}: no such score; take judge.similarity, judge.image_audio, "
+            "judge.rank, encoder.similarity, gain, caption_agreement, seconds or peak_mb"
+        )
+    if (found["judge"] or name in ("gain", "caption_agreement")) and not plain["judge"]["_target_"]:
+        raise UserError(f"optimize={name}: that is the judge's to say, and there is none")
+    if (found["twin"] or name == "gain") and not plain["twin"]:
+        raise UserError(f"optimize={name}: only with twin=true is there a twin")
 
 
 def every(pace: Any) -> tuple[int, float]:

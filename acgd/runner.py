@@ -6,13 +6,16 @@ imported when there is something to be made: what is finished or cannot be is sa
 
 from __future__ import annotations
 
-import sys
+import traceback
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from acgd import config, references
+from acgd import claim, config, pages
+from acgd.batches import batches, together
 from acgd.config import Run, build
+from acgd.errors import say
+from acgd.listening import Heard, listen, look
 from acgd.loggers import disk
 from acgd.sample import Sample
 from acgd.types import UserError
@@ -23,28 +26,90 @@ if TYPE_CHECKING:
 
 def render(runs: list[Run]) -> None:
     """Make every run that is not finished; raises at the end if any of them failed."""
-    cfg = runs[0].cfg  # they differ in their sound and seed only
-    samples = [Sample(run) for run in runs if cfg["force"] or not finished(run)]
-    for sample in samples:
-        guarded([sample], lambda sample=sample: look(sample))
-    todo = [sample for sample in samples if sample.error is None]
-    if todo:
-        from acgd.studio import Studio
-
-        logger = build(cfg["logger"])
-        logger.begin()
-        studio = guarded(todo, lambda: Studio(cfg))
-        for batch in batches(todo, cfg) if studio else []:
-            guarded(batch, lambda batch=batch: paint(batch, studio, cfg))
-        logger.mirror([sample.run.folder for sample in todo if sample.error is None])
-    report(samples, Path(cfg["outputs"]) / str(cfg["name"]))
+    failed, good = [], 0
+    for sample in make(runs):
+        if sample.error is not None:
+            failed.append(sample)
+        elif not sample.made_before:
+            good += 1
+    conclude(failed, good, runs)
 
 
-def look(sample: Sample) -> None:
-    """Open the prompt, before any model is loaded."""
-    sample.source = build(sample.run.cfg["prompt"])
-    sample.source.check()
-    references.check(sample.run.cfg.get("references"))
+def make(runs: list[Run]) -> Iterator[Sample]:
+    """Each run as a sample, as soon as it is finished, has failed, or is found made before.
+
+    Runs may differ in all they like; those that can be are sampled in one batch. After the first
+    failure nothing new is begun where the config says `fail_fast`.
+    """
+    todo, alone = [], len(runs) == 1
+    for sample in opened(runs):
+        if sample.error is None and not sample.made_before:
+            todo.append(sample)
+            continue
+        yield sample
+        if stops(sample):
+            return
+    for group in claim.rounds(together(todo)):
+        for sample in paint_all(group, alone):
+            yield sample
+            sample.let_go()
+        if any(stops(sample) for sample in group):
+            return
+
+
+def stops(sample: Sample) -> bool:
+    error = sample.error
+    return error is not None and (sample.run.cfg["fail_fast"] or disk.unwritable(error))
+
+
+def opened(runs: list[Run]) -> Iterator[Sample]:
+    """Samples whose prompts have been looked at, before any model is loaded."""
+    before = {run.folder for run in runs if not run.cfg["force"] and finished(run)}
+    if len(before) > 1:
+        say(f"{len(before)} of {len(runs)} pictures were made before (force=true: again)")
+    sources: dict[str, Any] = {}
+    for run in runs:
+        sample = Sample(run, made_before=run.folder in before)
+        if len(before) == 1 and sample.made_before:
+            where = f"made before, in {run.folder} (force=true makes it again)"
+            say(f"{run.label}, seed {run.seed}: {where}")
+        if not sample.made_before:
+            guarded([sample], lambda sample=sample: look(sample, sources))
+        yield sample
+
+
+def finished(run: Run) -> bool:
+    return disk.status(run.folder) == "ok"
+
+
+def paint_all(group: list[Sample], alone: bool) -> Iterator[Sample]:
+    """A group's samples batch by batch; at its end W&B gets its copy of them."""
+    from acgd.studio import Studio
+
+    cfg, known, done = group[0].run.cfg, {}, []
+    logger = build(cfg["logger"])
+    logger.begin()
+    studio = guarded(group, lambda: Studio(cfg))
+    for batch in batches(group, cfg) if studio else [group]:
+        if studio and not batch[0].made_before:
+            attempt(batch, studio, known, alone)
+        done += [sample.run.folder for sample in batch if sample.picture and not sample.error]
+        yield from batch
+        if any(stops(sample) for sample in batch):
+            break
+    logger.mirror(done)
+
+
+def attempt(batch: list[Sample], studio: Studio, known: dict[str, Heard], alone: bool) -> None:
+    """Make a batch. What fails in company is tried alone, so that one cannot hurt the others."""
+    for sample in batch:
+        guarded([sample], lambda sample=sample: listen(sample, studio, known))
+    batch = [sample for sample in batch if sample.error is None]
+    guarded(batch, lambda: paint(batch, studio, alone))
+    if len(batch) > 1 and batch[0].error is not None and not disk.unwritable(batch[0].error):
+        for sample in batch:
+            sample.error, sample.record.losses = None, []
+            guarded([sample], lambda sample=sample: paint([sample], studio, alone))
 
 
 def guarded(samples: list[Sample], work: Callable[[], Any]) -> Any:
@@ -57,40 +122,28 @@ def guarded(samples: list[Sample], work: Callable[[], Any]) -> Any:
             sample.error = error if isinstance(error, Exception) else None
         if not isinstance(error, Exception):
             raise
+        traceback.clear_frames(error.__traceback__)  # they hold the batch's tensors
         return None
 
 
-def batches(samples: list[Sample], cfg: dict) -> Iterator[list[Sample]]:
-    """Samples that can be sampled together: those that stand at the same step."""
-    from acgd import snapshot
-
-    size = 1 if cfg["shared_noise"] else cfg["batch_size"]
-    if not cfg["force"] and snapshot.resumable(build(cfg["sampler"])):
-        for sample in samples:
-            sample.snapshot = snapshot.load(sample.run.folder)
-    stand = [sample.snapshot.steps if sample.snapshot else 0 for sample in samples]
-    for steps in sorted(set(stand), reverse=True):
-        group = [sample for sample, at in zip(samples, stand, strict=True) if at == steps]
-        for i in range(0, len(group), size):
-            yield group[i : i + size]
-
-
-def paint(batch: list[Sample], studio: Studio, cfg: dict) -> None:
-    """One batch from prompts to finished folders."""
-    from acgd import captions, results, snapshot
+def paint(batch: list[Sample], studio: Studio, alone: bool) -> None:
+    """One batch from its targets to finished folders."""
+    from acgd import captions, environment, results, snapshot
     from acgd.meter import Meter
-    from acgd.sampling import draw, to_bytes
+    from acgd.sampling import draw_with_twins
 
-    meter = Meter(studio.device)
+    if not batch:
+        return
+    meter, cfg, stand = Meter(studio.device), batch[0].run.cfg, snapshot.find(batch)
     for sample in batch:
-        sample.record.start()
-        sample.record.log(
-            f"{studio.device}, {studio.precision}, cfg {studio.cfg_scale:g}, batch of {len(batch)}"
-        )
-        listen(sample, studio)
+        sample.record.start([other.run.folder for other in batch])
+        scale = sample.run.cfg["guidance"].get("cfg") if studio.cfg_scale else 0
+        where = f"{studio.device}, {studio.precision}, cfg {scale:g}"
+        sample.record.log(f"{where}, batch of {len(batch)}")
+        made_with = environment.describe(sample.run.cfg, studio.device, studio.precision)
+        sample.record.json("environment.json", made_with | {"batch": sample.record.company})
     studio.make_room()
-    pixels = to_bytes(draw(batch, studio, cfg))
-    twins = to_bytes(draw(batch, studio, cfg, twin=True)) if cfg["twin"] else None
+    pixels, twins = draw_with_twins(batch, studio, cfg, stand)
     results.judge(batch, studio, cfg, pixels, twins)
     captions.write(batch, studio, pixels)
     took = meter.batch(len(batch))
@@ -98,48 +151,25 @@ def paint(batch: list[Sample], studio: Studio, cfg: dict) -> None:
         if twins is not None:
             results.show(sample, twins[i], "-twin")
         results.write(sample, pixels[i])
+    batch[0].record.written(batch=took)
+    snapshot.remove(batch)
+    for sample in reversed(batch):
         sample.record.finish(batch=took)
-        snapshot.remove(sample.run.folder)
-        results.tell(sample, alone=len(batch) == 1)
+    for sample in batch:
+        results.tell(sample, alone)
+        if sample.run.cfg["report"]:
+            pages.of_run(sample.run.folder)
 
 
-def listen(sample: Sample, studio: Studio) -> None:
-    """The prompt as targets, by the encoder and, for the metrics only, by the judge."""
-    from acgd.prompts.text import fraction, join
-
-    wave = sample.source.wave(studio.encoder.sample_rate)
-    if wave is not None:
-        sample.words = studio.describer(wave, studio.encoder.sample_rate)
-        if hasattr(studio.describer, "rank"):  # one that chooses can say how sure it is
-            sample.described = studio.describer.rank(wave, studio.encoder.sample_rate)
-    words, share = sample.words, studio.describer.share  # with a share of 0 they steer nothing
-    prompts = sample.source(studio.encoder)
-    sample.heard = studio.by_encoder.heard(prompts)
-    prompts = studio.by_encoder.spoken(prompts, fraction(sample.run.cfg["heard"], "heard"))
-    sample.targets = join(prompts, words, studio.encoder, share)
-    if studio.judge is not None and (wave is None or hasattr(studio.judge, "scale_at")):
-        sample.judged = join(sample.source(studio.judge), words, studio.judge, share)
-
-
-def finished(run: Run) -> bool:
-    if disk.status(run.folder) != "ok":
-        return False
-    say(f"{run.label}, seed {run.seed}: made before, in {run.folder} (force=true makes it again)")
-    return True
-
-
-def report(samples: list[Sample], folder: Path) -> None:
+def conclude(failed: list[Sample], good: int, runs: list[Run]) -> None:
     """Where everything is; raises if something failed, with all reasons told."""
-    failed = [sample for sample in samples if sample.error is not None]
-    if len(samples) > len(failed) and len(samples) > 1:
-        print(f"folder     {folder}")
-    if len(failed) == len(samples) > 0 and len({id(sample.error) for sample in failed}) == 1:
+    if good and good + len(failed) > 1:
+        cfg = runs[0].cfg
+        print(f"folder     {Path(cfg['outputs']) / str(cfg['name'])}")
+    if failed and not good and len({id(sample.error) for sample in failed}) == 1:
         raise failed[0].error
     for sample in failed:
         say(f"{sample.run.label}, seed {sample.run.seed}: {config.one_line(sample.error)}")
     if failed:
-        raise UserError(f"{len(failed)} of {len(samples)} pictures failed, see their status.json")
-
-
-def say(line: str) -> None:
-    print(f"acgd: {line}", file=sys.stderr)
+        told = f"{len(failed)} of {good + len(failed)} pictures failed, see their status.json"
+        raise UserError(told)

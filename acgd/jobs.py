@@ -1,0 +1,103 @@
+"""A sweep's jobs as they stand on disk: sweeps/DATE/NUMBER/status.json.
+
+status is "waiting" (for its turn in a batch), "running", "ok", "failed" with error and traceback,
+"interrupted", or "not started" after a failure elsewhere with fail_fast=true. `runs` are the
+folders of its samples relative to outputs/NAME, written before anything is sampled.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import traceback
+from pathlib import Path
+
+from acgd import collect
+from acgd.config import Run
+from acgd.errors import explain, say
+from acgd.loggers.disk import write
+from acgd.sample import Sample
+from acgd.types import UserError
+
+FAILED = "failed"  # a file in the sweep's folder: some job failed
+STOPPED = "fail_fast=true and another job failed"
+
+
+class Job:
+    """One job: what it was given, its runs, and how far they are."""
+
+    def __init__(self, folder: Path, overrides: list[str]):
+        self.folder, self.overrides = folder, overrides
+        self.runs: list[Run] = []
+        self.status = ""
+        self.left: set[Path] = set()  # folders of samples that are still to come
+
+    def announce(self, runs: list[Run], status: str) -> None:
+        self.runs, self.left = runs, {run.folder for run in runs}
+        self.write(status)
+
+    def write(self, status: str, error: BaseException | None = None) -> None:
+        """Say how it is, with a traceback in its own folder where it failed."""
+        self.status = status
+        home = self.folder.parent.parent.parent
+        runs = [os.path.relpath(run.folder.absolute(), home.absolute()) for run in self.runs]
+        content = {"status": status, "overrides": self.overrides, "runs": runs}
+        if error is not None:
+            trace = "".join(traceback.format_exception(error))
+            content |= {"error": explain(error), "traceback": trace}
+        self.folder.mkdir(parents=True, exist_ok=True)
+        write(self.folder / "status.json", json.dumps(content, indent=1) + "\n")
+
+    def fail(self, error: BaseException, whose: str = "") -> None:
+        self.write("failed", error)
+        (self.folder.parent / FAILED).touch()
+        say(whose + explain(error))
+
+    def take(self, sample: Sample) -> None:
+        """One of its samples is finished or has failed: the last one, or a failure, decides."""
+        self.left.discard(sample.run.folder)
+        if sample.error is not None:
+            self.fail(sample.error, f"{sample.run.label}, seed {sample.run.seed}: ")
+        elif not self.left and self.status != "failed":
+            self.write("ok")
+
+    def value(self) -> float | None:
+        """The mean of the metric that the config asks to `optimize`; nan where the job failed.
+
+        A search takes nan for a trial that failed and goes on.
+        """
+        if self.status != "ok":
+            return math.nan
+        name = self.runs[0].cfg["optimize"]
+        try:
+            return None if name is None else mean_score(self.runs, name)
+        except UserError as error:
+            self.fail(error)
+            return math.nan
+
+
+def mean_score(runs: list[Run], name: str) -> float:
+    """Of a finished job's samples; UserError where one of them has no such score."""
+    scores = [collect.read(run.folder)[0]["scores"] for run in runs]
+    for run, score in zip(runs, scores, strict=True):
+        if not isinstance(score.get(name), int | float):
+            known = ", ".join(key for key, value in score.items() if isinstance(value, int | float))
+            raise UserError(f"optimize={name}: {run.folder} has no such score, but {known}")
+    return sum(score[name] for score in scores) / len(scores)
+
+
+def summary(folder: Path) -> int:
+    """At the end of a sweep: a line for each job that did not end well; 1 if there is one."""
+    paths = sorted(folder.glob("*/status.json"), key=lambda path: collect.in_order(path.parent))
+    jobs = [collect.parse(path) for path in paths]
+    bad = [job for job in jobs if job.get("status") != "ok"]
+    given = [set(job.get("overrides", [])) for job in jobs]
+    common = set.intersection(*given) if given else set()
+    for job in bad:
+        own = " ".join(one for one in job.get("overrides", []) if one not in common)
+        why = job.get("error", "its process ended before it could say why")
+        say(f"{job.get('status', 'failed')}: {own}: {why}")
+    if jobs:
+        say(f"sweep: {len(jobs) - len(bad)} of {len(jobs)} jobs ok, {folder}")
+    return 1 if bad else 0

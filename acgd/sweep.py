@@ -1,0 +1,127 @@
+"""Hydra's basic sweeper and launcher with their jobs made together.
+
+Both take the place of Hydra's own `basic` (REPLACED). Composing a job takes them milliseconds
+(`acgd.compose`), and samples of all jobs share the network's batches. With other launchers each job
+makes its own samples, in a process of its own (`acgd.cli.job`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+from hydra.core.override_parser.types import Override
+from hydra.core.utils import JobReturn, JobStatus, filter_overrides, setup_globals
+from hydra.plugins.launcher import Launcher
+from hydra.types import HydraContext, TaskFunction
+from omegaconf import DictConfig
+
+from acgd import config
+from acgd.compose import Composer
+from acgd.errors import explain
+from acgd.jobs import STOPPED, Job
+from acgd.types import UserError
+
+
+class Sweeper(BasicSweeper):
+    """All combinations of the values, in the order of the words on the command line."""
+
+    @staticmethod
+    def split_arguments(overrides: list[Override], max_batch_size: int | None) -> list:
+        """UserError for an override that names no value, so that there is no job."""
+        for one in overrides:
+            if one.is_discrete_sweep() and not any(True for _ in one.sweep_string_iterator()):
+                raise UserError(f"{one.input_line}: this names no value, so there is no job")
+        return BasicSweeper.split_arguments(overrides, max_batch_size)
+
+    def validate_batch_is_legal(self, batch: Sequence[Sequence[str]]) -> None:
+        """Whether Hydra can compose all jobs; `InProcess` does so before the first is made."""
+        if not isinstance(self.launcher, InProcess):
+            super().validate_batch_is_legal(batch)
+
+
+class InProcess(Launcher):
+    """Makes all jobs' samples in this process, those of different jobs in one batch."""
+
+    def setup(
+        self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig
+    ) -> None:
+        self.hydra_context, self.config = hydra_context, config
+
+    def launch(
+        self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int
+    ) -> Sequence[JobReturn]:
+        """Compose, announce and make the jobs. Raises only what none of them survives."""
+        setup_globals()
+        loader = self.hydra_context.config_loader
+        compose = Composer(
+            lambda given: loader.load_sweep_config(self.config, given), loader.get_group_options
+        )
+        cfgs = [compose(overrides) for overrides in job_overrides]
+        folder = Path(str(self.config.hydra.sweep.dir))
+        jobs = [
+            Job(folder / str(number), list(filter_overrides(overrides)))
+            for number, overrides in enumerate(job_overrides, initial_job_idx)
+        ]
+        announce(jobs, cfgs)
+        make(jobs)
+        if any(job.status == "not started" for job in jobs):
+            raise UserError(f"stopped at the first failure (fail_fast=true), see {folder}")
+        return [returned(job) for job in jobs]
+
+
+def announce(jobs: list[Job], cfgs: list[dict]) -> None:
+    """Write down each job's runs. Raises where no job has any, all for the same reason."""
+    errors: list[tuple[Job, Exception]] = []
+    expanded: list[tuple[Job, list[config.Run]]] = []
+    for job, cfg in zip(jobs, cfgs, strict=True):
+        try:
+            expanded.append((job, config.expand(cfg)))
+        except Exception as error:
+            errors.append((job, error))
+    if not expanded and len({explain(error) for _, error in errors}) == 1:
+        raise errors[0][1]
+    for job, runs in expanded:
+        job.announce(runs, "waiting")
+    for job, error in errors:
+        job.fail(error)
+
+
+def make(jobs: list[Job]) -> None:
+    """Make the samples of all jobs; each job is told of its own."""
+    from acgd import runner
+
+    owners: dict[Path, list[Job]] = {}
+    runs = {}
+    for job in jobs:
+        for run in job.runs:
+            owners.setdefault(run.folder, []).append(job)
+            runs.setdefault(run.folder, run)
+    hasty = any(run.cfg["fail_fast"] for run in runs.values())
+    failed = any(job.status == "failed" for job in jobs)
+    try:
+        for sample in runner.make([] if hasty and failed else list(runs.values())):
+            for job in owners[sample.run.folder]:
+                job.take(sample)
+    except KeyboardInterrupt:
+        for job in jobs:
+            if job.left and job.status != "failed":
+                job.write("interrupted")
+        raise
+    for job in jobs:
+        if job.left and job.status != "failed":
+            job.write("not started", UserError(STOPPED))
+
+
+def returned(job: Job) -> JobReturn:
+    """What Hydra's sweepers are told; a failed job is one whose value is nan."""
+    value = JobReturn(overrides=job.overrides, status=JobStatus.COMPLETED)
+    value.return_value = job.value()
+    return value
+
+
+REPLACED = {
+    "hydra._internal.core_plugins.basic_sweeper.BasicSweeper": Sweeper,
+    "hydra._internal.core_plugins.basic_launcher.BasicLauncher": InProcess,
+}
