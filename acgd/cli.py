@@ -94,8 +94,9 @@ def start() -> None:
     """Let Hydra compose and run; raises what went wrong, a lone job's failure included."""
     plugins = Plugins.instance()  # Hydra imports its own once more for that
     from acgd import sweep
+    from acgd.launchers import known
 
-    plugins.class_name_to_class |= sweep.REPLACED
+    plugins.class_name_to_class |= sweep.REPLACED | known.REPLACED
     hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")(job)()
     if failures:
         raise failures[0]

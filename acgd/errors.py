@@ -13,6 +13,10 @@ from acgd.config import CONF, one_line
 from acgd.types import UserError
 
 
+EXTRAS = {"submitit_local": "slurm", "submitit_slurm": "slurm"}  # plugin -> extra of another name
+PLUGINS = ("joblib", "ray", "optuna", *EXTRAS)
+
+
 def say(line: str) -> None:
     print(f"acgd: {line}", file=sys.stderr)
 
@@ -26,12 +30,21 @@ def explain(error: BaseException) -> str:
         if "override_grammar" in line:
             what = line.split(" ^ ")[0].removeprefix("LexerNoViableAltException: ")
             return f"{what}: Hydra cannot read this; give the value its own quotes: KEY='\"...\"'"
-        return line + suggestion(line)
+        return plugin(line) or line + suggestion(line)
     if isinstance(error, OSError):
         said = f"{error.filename}: {error.strerror}" if error.filename else line
         again = "; make room, then give the same command again: it goes on from here"
         return said + again * (error.errno in (ENOSPC, EDQUOT))
     return f"{type(error).__name__}: {line} (debug=true shows where)"
+
+
+def plugin(line: str) -> str:
+    """For a launcher or sweeper whose package is missing, how to get it; else ""."""
+    wrong = re.search(r"[Cc]ould not (?:find|load) '(hydra/(?:launcher|sweeper))/(\w+)'", line)
+    if not wrong or wrong[2] not in PLUGINS:
+        return ""
+    extra = EXTRAS.get(wrong[2], wrong[2])
+    return f'{wrong[1]}={wrong[2]} is not installed: pip install -e ".[{extra}]"'
 
 
 def suggestion(line: str) -> str:

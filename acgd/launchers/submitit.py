@@ -1,0 +1,127 @@
+"""hydra/launcher=submitit_local and cluster_slurm: each job in a process of its own.
+
+What jobs print is in the sweep's folder under .submitit/. Where Slurm takes a machine away or the
+time runs out, the job is queued anew and goes on at its last snapshot.
+"""
+
+from __future__ import annotations
+
+import os
+import pickle
+import subprocess
+import time
+from collections.abc import Iterator
+from typing import Any
+
+from acgd.launchers import Elsewhere, Lost
+from acgd.types import UserError
+
+ARRAY = 1000  # jobs that Slurm takes at once, by its own default
+PAUSE, GRACE = 1.0, 15.0  # seconds between two looks; until a shared folder shows a file
+
+
+class Submitit(Elsewhere):
+    """The options are submitit's, null where they are left to it."""
+
+    cluster, heard = "", False
+
+    def spread(self, jobs: dict[int, list[str]]) -> Iterator[tuple[int, Any]]:
+        queue, running, executor = list(jobs), {}, self.executor()
+        missed: dict[int, float] = {}  # job -> when it was first found gone
+        try:
+            while queue or running:
+                if some := queue[: max(0, self.room(len(running)))]:
+                    queue = queue[len(some) :]
+                    sent = executor.map_array(self.work, some, [jobs[number] for number in some])
+                    running |= dict(zip(some, sent, strict=True))
+                time.sleep(PAUSE)
+                there = self.there(list(running.values()))
+                for number, job in list(running.items()):
+                    since = missed.setdefault(number, time.monotonic())
+                    if job.paths.result_pickle.exists():
+                        yield number, outcome(running.pop(number))
+                    elif there is None or job.job_id in there:
+                        del missed[number]
+                    elif time.monotonic() >= since + GRACE:
+                        yield number, Lost(last_word(running.pop(number)))
+        finally:  # empty, unless Ctrl-C ends the sweep
+            for job in running.values():
+                job.cancel(check=False)
+
+    def executor(self) -> Any:
+        from submitit import AutoExecutor
+
+        own = {name: value for name, value in self.options.items() if value is not None}
+        folder = os.path.abspath(own.pop("submitit_folder"))
+        tries = own.pop("max_num_timeout", None)  # how often a job whose time ran out goes on
+        first = {} if tries is None else {f"{self.cluster}_max_num_timeout": tries}
+        try:
+            made = AutoExecutor(folder, cluster=self.cluster, **first)
+            common = {"name", "timeout_min", "mem_gb", "nodes", "cpus_per_task", "gpus_per_node"}
+            common |= {"tasks_per_node", "stderr_to_stdout"}
+            made.update_parameters(
+                **{name if name in common else f"slurm_{name}": own[name] for name in own}
+            )
+        except (RuntimeError, ValueError, TypeError, NameError) as error:
+            raise UserError(f"hydra.launcher: {str(error).splitlines()[0]}") from error
+        return made
+
+    def room(self, running: int) -> int:
+        """How many jobs can be handed over now."""
+        raise NotImplementedError
+
+    def there(self, jobs: list[Any]) -> set[str] | None:
+        """Ids of those that have yet to end; None where nobody says."""
+        raise NotImplementedError
+
+
+class Local(Submitit):
+    """As many processes at a time as there are cores, or cores over cpus_per_task."""
+
+    cluster = "local"
+
+    def executor(self) -> Any:
+        threads = self.options["cpus_per_task"] or 1
+        os.environ.setdefault("OMP_NUM_THREADS", str(threads))
+        self.most = max(1, cores() // threads)
+        return super().executor()
+
+    def room(self, running: int) -> int:
+        return self.most - running
+
+    def there(self, jobs: list[Any]) -> set[str] | None:
+        return {job.job_id for job in jobs if not job.done()}
+
+
+class Slurm(Submitit):
+    """Slurm has a queue of its own: array_parallelism jobs of it run at a time."""
+
+    cluster = "slurm"
+
+    def room(self, running: int) -> int:
+        return ARRAY
+
+    def there(self, jobs: list[Any]) -> set[str] | None:
+        """This user's jobs, 12 or 12_3 in an array. submitit would ask sacct, which many lack."""
+        ask = ["squeue", "--me", "--noheader", "--array", "--format=%i"]
+        try:
+            said = subprocess.run(ask, capture_output=True, text=True, timeout=60)
+        except (OSError, subprocess.TimeoutExpired):
+            return None
+        return None if said.returncode else set(said.stdout.split())
+
+
+def cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def outcome(job: Any) -> Any:
+    """What the job returned, or an exception with what it raised."""
+    how, value = pickle.loads(job.paths.result_pickle.read_bytes())
+    return value if how == "success" else UserError(str(value).strip().splitlines()[-1])
+
+
+def last_word(job: Any) -> str:
+    """Why a process ended, as far as its last line on stderr tells."""
+    lines = (job.stderr() or "").strip().splitlines() or ["it left no word"]
+    return f"its process was lost ({lines[-1].strip()}); repeat the command"
