@@ -7,7 +7,8 @@ Four tables, each with chance beside it and a picture grid in outputs/evaluation
     default  the same at the default settings
     audio    held-out recordings alone as prompt, default settings (--data: build_dataset's folder)
     sounds   the same recordings to words, by the encoder alone
-and for text prompts the judge's similarity against an unguided twin of the same seed.
+and for text prompts the judge's similarity against an unguided twin of the same seed. The
+captioner's captions of all these pictures are counted too.
 """
 
 from __future__ import annotations
@@ -31,6 +32,7 @@ from acgd.cli import CONF
 from acgd.guidance import Guidance
 from acgd.noise import Noise
 from acgd.studio import Studio
+from acgd.train import picture_sentences
 from acgd.train.sound_views import SAMPLE_RATE, Sounds
 from acgd.types import Target
 
@@ -146,6 +148,7 @@ class Evaluation:
         found = table(
             f"{name} (cfg {scale:g})", ranks(similarity, concepts), prompts, self.labels, True
         )
+        found["captions"] = self.caption(pictures, concepts)
         if twin:
             own = similarity.gather(1, concepts[:, None])[:, 0]
             base = self.judge(torch.cat(twins)).gather(1, concepts[:, None])[:, 0]
@@ -158,6 +161,18 @@ class Evaluation:
     def judge(self, pictures: Tensor) -> Tensor:
         """Similarity (N, labels) by the judge, label texts as they are."""
         return torch.cat([self.view.images(p) for p in pictures.split(64)]) @ self.view.embeds.T
+
+    def caption(self, pictures: Tensor, concepts: Tensor) -> float | None:
+        """Share of the pictures whose caption names the concept and no other."""
+        said = [text for p in pictures.split(64) for text in self.studio.captioner(p)]
+        if not any(said):
+            return None  # captioner=none
+        asked = [self.labels[c] for c in concepts.tolist()]
+        pairs = zip(said, asked, strict=True)
+        right = [picture_sentences.names(caption) == {concept} for caption, concept in pairs]
+        share = sum(right) / len(right)
+        print(f"  captions that name the concept and no other: {share:.1%}")
+        return round(share, 3)
 
     def names(self) -> list[Prompt]:
         embeds, n = self.studio.encoder.text(self.labels), self.args.seeds
