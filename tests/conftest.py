@@ -85,6 +85,7 @@ def tiny(weights) -> list[str]:
         "captioner=none",
         "preview_every=2",
         "device=cpu",
+        "report=false",
     ]
 
 

@@ -32,7 +32,7 @@ from errno import EDQUOT, ENOSPC, EROFS
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from omegaconf import OmegaConf
+import yaml
 
 from acgd.config import Run, canonical, essence, one_line
 
@@ -59,7 +59,7 @@ class Record:
         self.folder.mkdir(parents=True, exist_ok=True)
         tidy(self.folder)
         self.company = [os.path.relpath(other, self.folder.parent) for other in batch]
-        write(self.folder / "config.yaml", OmegaConf.to_yaml(OmegaConf.create(self.run.cfg)))
+        write(self.folder / "config.yaml", as_yaml(self.run.cfg))
         self.status("running")
 
     def log(self, line: str) -> None:
@@ -126,10 +126,11 @@ class Record:
     def fail(self, error: BaseException) -> None:
         """Say why the run ended early: `interrupted` for Ctrl-C, else `failed`.
 
-        A run that was made before, or by another process, stays what it is. Where nothing can be
+        A run whose pictures are all written, now or before, stays what it is. Where nothing can be
         written (a full disk) the run stays `running`: it is taken up again either way.
         """
-        if self.company is None and status(self.folder) == "ok":
+        known = state(self.folder)
+        if known.get("status") == "ok" or known.get("written"):
             return
         what = "interrupted" if isinstance(error, KeyboardInterrupt) else "failed"
         trace = "".join(traceback.format_exception(error))
@@ -137,6 +138,29 @@ class Record:
             self.folder.mkdir(parents=True, exist_ok=True)
             self.log(f"{what}: {one_line(error)}")
             self.status(what, error=one_line(error), traceback=trace)
+
+
+class Dumper(getattr(yaml, "CSafeDumper", yaml.SafeDumper)):
+    """Writes what OmegaConf.to_yaml writes, at a twentieth of its time."""
+
+    def ignore_aliases(self, data: object) -> bool:
+        return True
+
+    def text(self, value: str) -> yaml.Node:
+        """In quotes where OmegaConf would read a number: 1e3 is one although it has no point."""
+        try:
+            float(value)
+        except ValueError:
+            return self.represent_scalar("tag:yaml.org,2002:str", value)
+        return self.represent_scalar("tag:yaml.org,2002:str", value, style="'")
+
+
+Dumper.add_representer(str, Dumper.text)
+
+
+def as_yaml(cfg: dict) -> str:
+    """A resolved config as the text of a yaml file."""
+    return yaml.dump(cfg, Dumper=Dumper, sort_keys=False, allow_unicode=True)
 
 
 def state(folder: Path) -> dict:
