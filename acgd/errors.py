@@ -12,7 +12,6 @@ from omegaconf import DictConfig
 from acgd.config import CONF, one_line
 from acgd.types import UserError
 
-
 EXTRAS = {"submitit_local": "slurm", "submitit_slurm": "slurm"}  # plugin -> extra of another name
 PLUGINS = ("joblib", "ray", "optuna", *EXTRAS)
 
