@@ -140,9 +140,13 @@ def resume(
     batch: list[Sample], stand: Snapshot, noise: Noise, x: Tensor
 ) -> tuple[Tensor, int, list[Tensor]]:
     """x, in place of that of the beginning, the steps taken, and what the sampler remembers."""
+    fits = stand.x.shape == x.shape
+    told = f"goes on after {stand.steps} steps" if fits else "a snapshot of another shape"
     for sample, losses in zip(batch, stand.losses, strict=True):
-        sample.record.losses = list(losses)
-        sample.record.log(f"goes on after {stand.steps} steps")
+        sample.record.log(told if fits else f"{told}, starts anew")
+        sample.record.losses = list(losses) if fits else []
+    if not fits:
+        return x, 0, []
     noise.load_state(stand.noise)
     return stand.x.to(x.device), stand.steps, [tensor.to(x.device) for tensor in stand.history]
 
