@@ -18,7 +18,7 @@ def interval(values: Sequence[float]) -> tuple[float | None, float | None]:
     (None, None) for fewer than two values: nothing is known of how they vary. Values that are all
     equal have an interval of no width. The same values always have the same interval.
     """
-    x = np.asarray(values, dtype=np.float64)
+    x = np.round(np.asarray(values, dtype=np.float64), 9)  # equal values stay equal
     if len(x) < 2:
         return None, None
     if np.ptp(x) == 0:
@@ -59,7 +59,7 @@ def paired_p(differences: Sequence[float]) -> float | None:
     """
     from scipy import stats
 
-    d = np.asarray(differences, dtype=np.float64)
+    d = np.round(np.asarray(differences, dtype=np.float64), 9)
     if len(d) < 2:
         return None
     if not d.any():

@@ -1,11 +1,23 @@
-"""What samples left on disk, read back and compared."""
+"""What samples left on disk, read back and compared; numbers by hand or against scipy's."""
 
+import csv
+import itertools
 import json
+import os
+import subprocess
+import sys
 import time
 
+import numpy as np
+import pytest
+from conftest import ROOT
 from omegaconf import OmegaConf
+from scipy import stats
 
-from acgd import collect
+from acgd import collect, compare, measures
+from acgd.grid import arrange
+from acgd.intervals import holm, interval, paired_p
+from acgd.types import UserError
 
 CONFIG = {
     "sampler": {"_target_": "acgd.samplers.ddpm.DDPM", "steps": "40"},
@@ -17,9 +29,10 @@ CONFIG = {
 }
 
 
-def make(home, label, seed, similarity=0.3, status="ok", **config):
+def make(home, label, seed, similarity=0.3, status="ok", embeds=None, rank=2, **config):
     """A run's folder as the runner leaves it; returns its name."""
-    cfg = OmegaConf.to_container(OmegaConf.merge(CONFIG, {"seed": seed}, config))
+    own = {"seed": seed, "prompt": {"path": f"demo:{label}"}}
+    cfg = OmegaConf.to_container(OmegaConf.merge(CONFIG, own, config))
     name = f"{label}-seed{seed}-{abs(hash(str(cfg))) % 16**12:012x}"
     folder = home / name
     folder.mkdir(parents=True)
@@ -27,10 +40,12 @@ def make(home, label, seed, similarity=0.3, status="ok", **config):
     told = {"status": status, "signature": name.split("-")[-1], "seconds": 2.5}
     (folder / "status.json").write_text(json.dumps(told))
     if status == "ok":
-        scores = {"similarity": similarity, "rank": 2, "of": 82, "names": [["dog", 0.9]]}
+        scores = {"similarity": similarity, "rank": rank, "of": 82, "names": [["dog", 0.9]]}
         metrics = {"label": label, "seed": seed, "caption": "a dog", "words": ["barking"]}
         metrics |= {"picture": {"judge": scores}, "twin": {"judge": {"similarity": 0.1}}}
         (folder / "metrics.json").write_text(json.dumps(metrics))
+        if embeds is not None:
+            (folder / "embeddings.json").write_text(json.dumps({"judge": embeds}))
     return name
 
 
@@ -101,4 +116,235 @@ def test_two_thousand_folders_are_read_quickly(tmp_path):
         (folder / "metrics.json").write_text('{"picture": {"judge": {"similarity": 0.5}}}')
     began = time.process_time()
     assert len(collect.read(tmp_path)) == 2000
-    assert time.process_time() - began < 2
+    assert time.process_time() - began < 4  # 1.1 where nothing else runs
+
+
+def test_values_are_what_would_be_typed(tmp_path):
+    runs = [make(tmp_path, "dog", 0, guidance={"clip": clip}) for clip in (500.0, 1000.0)]
+    for number, (run, name) in enumerate(zip(runs, ("ddpm", "renoise"), strict=True)):
+        job(
+            tmp_path / "sweeps" / "a", number, [run], f"sampler={name}", f"guidance.clip=1e{number}"
+        )
+    records = collect.read(tmp_path / "sweeps" / "a")
+    assert collect.values(records, "guidance.clip") == ["500", "1000"]
+    assert collect.values(records, "sampler") == ["ddpm", "renoise"]
+    assert collect.values(records, "concept") == ["null", "null"]
+    assert collect.values(records, "guidance.nope") == [None, None]
+    records[0]["overrides"] = []
+    assert collect.values(records, "sampler") == ["DDPM", "DDPM"]
+
+
+def test_an_interval_is_scipy_s_bootstrap():
+    values = [0.1, 0.4, 0.35, 0.8, 0.2, 0.22, 0.5]
+    found = stats.bootstrap(
+        (values,), np.mean, confidence_level=0.95, method="BCa", rng=np.random.default_rng(0)
+    ).confidence_interval
+    assert interval(values) == pytest.approx(found)
+    assert interval(values) == interval(values)
+    assert interval([0.3]) == (None, None) and interval([]) == (None, None)
+    assert interval([0.3, 0.3, 0.3]) == (0.3, 0.3)
+    low, high = interval([0.0, 1.0])
+    assert low == 0 and high == 1
+    many = np.random.default_rng(1).normal(size=3000)
+    assert interval(many) == pytest.approx(
+        stats.norm.interval(0.95, many.mean(), 3000**-0.5), abs=5e-3
+    )
+
+
+def test_a_p_value_counts_the_signs_that_say_as_much():
+    values = [0.3, -0.1, 0.25, 0.4, 0.05, -0.02]
+    ways = [
+        abs(np.mean(np.multiply(signs, values))) for signs in itertools.product((1, -1), repeat=6)
+    ]
+    by_hand = np.mean([way >= abs(np.mean(values)) - 1e-12 for way in ways])
+    assert paired_p(values) == pytest.approx(by_hand)
+    assert paired_p([0.1, 0.2, 0.3]) == pytest.approx(2 / 8)
+    assert paired_p([0.0, 0.0]) == 1 and paired_p([0.5]) is None
+    assert paired_p(np.linspace(0.1, 1, 30)) < 0.001
+
+
+def test_holm_by_hand():
+    assert holm([0.01, 0.04, None, 0.03]) == pytest.approx([0.03, 0.06, None, 0.06])
+    assert holm([0.9, 0.8]) == [1.0, 1.0] and holm([]) == []
+
+
+@pytest.fixture
+def sweep(tmp_path):
+    """Two strengths over three sounds and two seeds; one picture failed, one job had none."""
+    home, runs = tmp_path / "main", []
+    angles = {"dog": 0.0, "cat": 1.0, "owl": 2.0}  # of the sounds, in radians
+    for clip in (500.0, 1000.0):
+        own = []
+        for k, (label, angle) in enumerate(angles.items()):
+            for seed in (0, 1):
+                broken = (clip, label, seed) == (1000.0, "owl", 1)
+                near = angle + (0.1 if seed else 0.7) * (1 if clip == 500 else 0.5)
+                own.append(
+                    make(
+                        home,
+                        label,
+                        seed,
+                        similarity=0.2 + 0.1 * k + (0.01 * (k + 1) if clip == 1000 else 0.0),
+                        status="failed" if broken else "ok",
+                        rank=1 if seed else 7,
+                        embeds={"image": point(near), "audio": point(angle)},
+                        guidance={"clip": clip},
+                    )
+                )
+        runs.append(own)
+    folder = home / "sweeps" / "one"
+    job(folder, 0, runs[0], "guidance.clip=500")
+    job(folder, 1, runs[1], "guidance.clip=1000", status="failed")
+    job(folder, 2, [], "guidance.clip=2000", status="failed", error="no such file")
+    return folder
+
+
+def point(angle):
+    return [float(np.cos(angle)), float(np.sin(angle))]
+
+
+def row(rows, metric, **known):
+    (found,) = [one for one in rows if one["metric"] == metric and known.items() <= one.items()]
+    return found
+
+
+def test_a_table_has_means_chances_and_failures(sweep):
+    rows = compare.table(collect.read(sweep))
+    weak, strong, none = (
+        row(rows, "similarity", **{"guidance.clip": c}) for c in ("500", "1000", "2000")
+    )
+    assert (weak["n"], weak["samples"], weak["failed"]) == (6, 6, 0)
+    assert (strong["n"], strong["samples"], strong["failed"]) == (5, 6, 1)
+    assert (none["n"], none["samples"], none["failed"], none["mean"]) == (0, 1, 1, None)
+    assert weak["mean"] == pytest.approx(0.3)
+    assert (weak["low"], weak["high"]) == pytest.approx(
+        interval([0.2 + 0.1 * (k // 2) for k in range(6)])
+    )
+    first = row(rows, "first", **{"guidance.clip": "500"})
+    assert (first["mean"], first["better"]) == (0.5, "higher")
+    assert first["chance"] == pytest.approx(1 / 82)
+    assert row(rows, "seconds", **{"guidance.clip": "500"})["better"] == "lower"
+
+
+def test_pairs_share_sound_and_seed(sweep):
+    records = collect.read(sweep)
+    found = row(compare.pairs(records, metrics=["similarity"]), "similarity", b="1000")
+    assert (found["a"], found["n"], found["unpaired_a"], found["unpaired_b"]) == ("500", 5, 1, 0)
+    differences = [0.01, 0.01, 0.02, 0.02, 0.03]
+    assert found["difference"] == pytest.approx(np.mean(differences))
+    assert found["p"] == pytest.approx(2 / 2**5)
+    assert (found["low"], found["high"]) == pytest.approx(interval(differences), abs=1e-6)
+    turned = compare.pairs(records, metrics=["similarity"], against="1000")
+    assert row(turned, "similarity", b="500")["difference"] == pytest.approx(-np.mean(differences))
+    everyone = compare.pairs(records, metrics=["similarity"], against="all")
+    assert [(one["a"], one["b"]) for one in everyone] == [
+        ("500", "1000"),
+        ("500", "2000"),
+        ("1000", "2000"),
+    ]
+
+
+def test_what_else_varied_must_be_the_same_in_a_pair(tmp_path):
+    for clip, steps in itertools.product((500.0, 1000.0), ("10", "20")):
+        score = 0.1 * int(steps) + clip / 1e4
+        make(tmp_path, "dog", 0, score, guidance={"clip": clip}, sampler={"steps": steps})
+    (found,) = compare.pairs(collect.read(tmp_path), ["guidance.clip"], ["similarity"])
+    assert found["n"] == 2 and found["difference"] == pytest.approx(0.05)
+    (seeds,) = compare.table(collect.read(tmp_path), ["seed"], ["similarity"])
+    assert seeds["n"] == 4 and seeds["seed"] == "0"
+
+
+def test_retrieval_by_hand(sweep):
+    # seed 0 of clip 500 lies 0.7 beyond its sound: nearer to the next one, but for the last sound
+    records = collect.read(sweep)
+    found = measures.retrieval(records, measures.embeddings(records))
+    ranks = [found[i]["retrieval"] for i in range(6)]
+    assert ranks == [2, 1, 2, 1, 1, 1]
+    assert {one["sounds"] for one in found.values()} == {3}
+    rows = compare.table(records, metrics=["retrieval", "retrieved"])
+    rank, share = (
+        row(rows, name, **{"guidance.clip": "500"}) for name in ("retrieval", "retrieved")
+    )
+    assert rank["mean"] == pytest.approx(8 / 6) and rank["chance"] == 2
+    assert share["mean"] == pytest.approx(4 / 6) and share["chance"] == pytest.approx(1 / 3)
+
+
+def test_diversity_is_that_of_one_sound_s_seeds(sweep):
+    (weak, strong) = compare.table(collect.read(sweep), metrics=["diversity"])[:2]
+    assert weak["mean"] == pytest.approx(1 - np.cos(0.6)) and weak["n"] == 3
+    assert strong["mean"] == pytest.approx(1 - np.cos(0.3)) and strong["n"] == 2  # a seed failed
+    assert measures.spread([np.array([1, 0]), np.array([0, 1]), np.array([-1, 0])]) == 4 / 3
+    with pytest.raises(UserError, match="diversity: it needs two seeds"):
+        compare.table(collect.read(sweep), ["seed"], ["diversity"])
+
+
+def test_numbers_stand_by_size(tmp_path):
+    for clip in (1000.0, 500.0, 20000.0):
+        make(tmp_path, "dog", 0, guidance={"clip": clip})
+    grid = arrange(collect.read(tmp_path))
+    assert grid.by == ["guidance.clip"]
+    assert [grid.label(setting) for setting in grid.settings] == ["500", "1000", "20000"]
+
+
+def test_a_single_run_and_nothing_at_all(tmp_path):
+    make(tmp_path, "dog", 0)
+    (found,) = compare.table(collect.read(tmp_path), metrics=["similarity"])
+    assert (found["mean"], found["low"], found["n"]) == (0.3, None, 1)
+    assert compare.pairs(collect.read(tmp_path)) == []
+    assert compare.table([]) == [] and compare.pairs([]) == []
+    assert compare.write(tmp_path, [])["samples"] == {}
+
+
+@pytest.mark.parametrize(
+    ("asked", "says"),
+    [
+        ({"by": ["guidance.clp"]}, "key guidance.clp .did you mean guidance.clip"),
+        ({"by": ["clip"]}, "key clip .did you mean guidance.clip"),
+        ({"metrics": ["similarty"]}, "similarty .did you mean similarity"),
+        ({"metrics": ["gain"]}, "gain: twin=true makes the twins"),
+        ({"against": "501"}, "no setting 501 .did you mean 500"),
+    ],
+)
+def test_mistakes_have_one_line(sweep, asked, says):
+    with pytest.raises(UserError, match=says):
+        compare.pairs(collect.read(sweep), **asked)
+
+
+def script(*arguments, **env):
+    return subprocess.run(
+        [sys.executable, str(ROOT / "scripts" / "compare.py"), *map(str, arguments)],
+        env={**os.environ, "PYTHONPATH": str(ROOT), **env},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+
+
+def test_the_command_prints_and_writes_its_tables(sweep, tmp_path):
+    done = script(sweep, "--metrics", "similarity,judge.rank")
+    assert done.returncode == 0, done.stderr
+    lines = done.stdout.splitlines()
+    assert max(map(len, lines)) <= 100
+    assert lines[0].startswith("samples: 11 ok, 2 failed")
+    (weak,) = [line.split() for line in lines if line.split()[:2] == ["500", "0.300"]]
+    assert weak[-1] == "6"
+    (strong,) = [line.split() for line in lines if line.split()[:2] == ["1000", "0.298"]]
+    assert strong[-3:] == ["1", "of", "6"]
+    assert any(line.split()[:4] == ["1000", "-", "500", "+0.018"] for line in lines)
+    assert "judge.rank, lower is better" in done.stdout
+    with open(sweep / "compare.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert float(row(rows, "similarity", **{"guidance.clip": "500"})["mean"]) == pytest.approx(0.3)
+    assert (sweep / "pairs.csv").read_text().startswith("metric,better,a,b,difference")
+    told = json.loads((sweep / "compare.json").read_text())
+    assert told["by"] == ["guidance.clip"] and told["samples"] == {"ok": 11, "failed": 2}
+
+
+def test_the_command_says_what_is_wrong_in_one_line(sweep, tmp_path):
+    for arguments, says in (
+        ((sweep, "--by", "guidance.clp"), "did you mean guidance.clip"),
+        ((tmp_path / "nowhere",), "no runs in here"),
+    ):
+        done = script(*arguments)
+        assert done.returncode == 1 and says in done.stderr
+        assert len(done.stderr.strip().splitlines()) == 1
