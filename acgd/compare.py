@@ -36,9 +36,10 @@ def table(
 ) -> list[Row]:
     """A row for each measure and setting.
 
-    Keys: those of `by`, metric, better (higher or lower), mean, low and high (the 95 % interval,
-    None for fewer than two values), n (values), chance (what guessing gives, else None), samples,
-    failed (those of them that are not ok: they have no values).
+    Keys: those of `by`, metric, better (higher or lower), mean, low and high (the 95 % interval;
+    None for fewer than two values, and for what the pictures of a batch share), n (values), chance
+    (what guessing gives, else None), samples, failed (those of them that are not ok: they have no
+    values).
     """
     return tabulate(arrange(records, by), metrics)
 
@@ -56,7 +57,7 @@ def tabulate(grid: Grid, asked: Sequence[str] | None) -> list[Row]:
                 chances[sample.setting].append(chance)
         for setting, units in grid.values(metric).items():
             numbers = list(units.values())
-            low, high = interval(numbers)
+            low, high = interval(numbers) if known.each else (None, None)
             rows.append(
                 dict(zip(grid.by, setting, strict=True))
                 | {
@@ -98,11 +99,11 @@ def pairs(
 def contrast(grid: Grid, asked: Sequence[str] | None, against: str | None) -> list[Row]:
     rows, twosomes = [], couples(grid, against)
     for metric in grid.metrics(asked) if twosomes else []:
-        values, own = grid.values(metric), []
+        values, own, each = grid.values(metric), [], measures.measure(metric).each
         for a, b in twosomes:
             shared = [unit for unit in values[a] if unit in values[b]]
             differences = [values[b][unit] - values[a][unit] for unit in shared]
-            low, high = interval(differences)
+            low, high = interval(differences) if each else (None, None)
             own.append(
                 {
                     "metric": metric,
@@ -113,7 +114,7 @@ def contrast(grid: Grid, asked: Sequence[str] | None, against: str | None) -> li
                     "low": low,
                     "high": high,
                     "n": len(shared),
-                    "p": paired_p(differences),
+                    "p": paired_p(differences) if each else None,
                     "unpaired_a": len(values[a]) - len(shared),
                     "unpaired_b": len(values[b]) - len(shared),
                 }

@@ -58,10 +58,16 @@ class Grid:
         }
 
     def metrics(self, asked: Sequence[str] | None) -> list[str]:
-        """Those asked for, or all that have values; UserError for one that nobody has."""
+        """Those asked for, or all that have values; UserError for one that nobody has.
+
+        The similarity to a sample's own prompts is left out where that to the sound is there,
+        which stays the same thing when settings change the prompts.
+        """
         known = {name: measures.measure(name) for name in asked or MEASURES}
         scores = [sample.scores for sample in self.samples]
         there = [n for n, m in known.items() if any(m.value(s) is not None for s in scores)]
+        if not asked and {"image_audio", "similarity"} <= set(there):
+            there.remove("similarity")
         for name in [name for name in asked or () if name not in there]:
             others = [*MEASURES, *dict.fromkeys(key for one in scores for key in one)]
             if name in MEASURES:

@@ -13,7 +13,10 @@ AT_ONCE = 4_000_000  # numbers held while resampling
 
 
 def interval(values: Sequence[float]) -> tuple[float | None, float | None]:
-    """The 95 % interval of the mean, by scipy's bootstrap: BCa, percentiles where that fails.
+    """The 95 % interval of the mean, by scipy's bootstrap.
+
+    BCa; percentiles for values of few kinds, such as the zeros and ones of a share, where BCa's
+    corrections jump, and for very many.
 
     (None, None) for fewer than two values: nothing is known of how they vary. Values that are all
     equal have an interval of no width. The same values always have the same interval.
@@ -23,7 +26,8 @@ def interval(values: Sequence[float]) -> tuple[float | None, float | None]:
         return None, None
     if np.ptp(x) == 0:
         return float(x[0]), float(x[0])
-    found = resampled(x, "BCa") if len(x) <= MANY else resampled(x, "percentile")
+    continuous = len(np.unique(x)) > len(x) / 2 and len(x) <= MANY
+    found = resampled(x, "BCa" if continuous else "percentile")
     if not np.isfinite(found).all():
         found = resampled(x, "percentile")
     return float(found[0]), float(found[1])

@@ -26,6 +26,7 @@ class Measure(NamedTuple):
     value: Callable[[dict], float | None]  # of a record's scores; None: not known
     chance: Callable[[dict], float | None] = lambda scores: None
     without: str = ""  # what to do so that there are values
+    each: bool = True  # every sample has its own; False: the pictures of a batch share one
 
 
 def score(key: str) -> Callable[[dict], float | None]:
@@ -96,7 +97,7 @@ MEASURES = {
         "it needs a judge",
     ),
     "similarity": Measure(
-        "similarity to the prompts by the judge",
+        "similarity to its own prompts by the judge",
         "higher",
         score("judge.similarity"),
         without="it needs a judge",
@@ -133,8 +134,10 @@ MEASURES = {
         score("caption_agreement"),
         without="it needs a captioner, words and a judge",
     ),
-    "seconds": Measure("seconds a picture: those of its batch, shared", "lower", score("seconds")),
-    "peak_mb": Measure("peak memory of its batch in MB", "lower", score("peak_mb")),
+    "seconds": Measure(
+        "seconds a picture: those of its batch, shared", "lower", score("seconds"), each=False
+    ),
+    "peak_mb": Measure("peak memory of its batch in MB", "lower", score("peak_mb"), each=False),
 }
 
 

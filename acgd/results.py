@@ -25,6 +25,7 @@ def judge(
     for sample in batch:
         # what the user was told is heard: the picture is asked for that
         asked = sample.run.cfg["concept"]
+        asked = asked.get(sample.run.label) if isinstance(asked, dict) else asked
         concept = metrics.concept_of(asked, sample.targets, studio.by_encoder)
         sample.scores = {"concept": concept}
     sounds = [hear(sample, studio) for sample in batch]

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from acgd.compare import Row
 
-WIDTH = 100
-LABEL = 36  # letters of a setting's name; longer ones lose their middle
+LABEL = (
+    36  # letters of a setting's name, two of HALF in a difference; longer ones lose their middle
+)
+HALF = 15
 
 
 def text(found: dict) -> str:
@@ -42,7 +44,7 @@ def differences(rows: list[Row]) -> list[str]:
     header = ["difference", "mean", "95 % interval", "pairs", "p", "Holm", "unpaired"]
     cells = [
         [
-            f"{short(row['b'], LABEL // 2)} - {short(row['a'], LABEL // 2)}",
+            f"{short(row['b'], HALF)} - {short(row['a'], HALF)}",
             number(row["difference"], "+"),
             span(row["low"], row["high"], "+"),
             str(row["n"]),

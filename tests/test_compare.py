@@ -14,7 +14,7 @@ from conftest import ROOT
 from omegaconf import OmegaConf
 from scipy import stats
 
-from acgd import collect, compare, measures
+from acgd import collect, compare, measures, tables
 from acgd.grid import arrange
 from acgd.intervals import holm, interval, paired_p
 from acgd.types import UserError
@@ -143,6 +143,9 @@ def test_an_interval_is_scipy_s_bootstrap():
     assert interval(values) == interval(values)
     assert interval([0.3]) == (None, None) and interval([]) == (None, None)
     assert interval([0.3, 0.3, 0.3]) == (0.3, 0.3)
+    shares = [0.0, 1.0, 1.0, 1.0, 0.0, 1.0, 1.0, 1.0]  # of few kinds: no BCa
+    drawn = np.random.default_rng(2).choice(shares, (20000, 8)).mean(1)
+    assert interval(shares) == pytest.approx(np.quantile(drawn, [0.025, 0.975]))
     low, high = interval([0.0, 1.0])
     assert low == 0 and high == 1
     many = np.random.default_rng(1).normal(size=3000)
@@ -223,7 +226,10 @@ def test_a_table_has_means_chances_and_failures(sweep):
     first = row(rows, "first", **{"guidance.clip": "500"})
     assert (first["mean"], first["better"]) == (0.5, "higher")
     assert first["chance"] == pytest.approx(1 / 82)
-    assert row(rows, "seconds", **{"guidance.clip": "500"})["better"] == "lower"
+    seconds = row(rows, "seconds", **{"guidance.clip": "500"})
+    assert (seconds["better"], seconds["low"]) == ("lower", None)  # a batch's pictures share them
+    several = compare.pairs(collect.read(sweep), metrics=["seconds"])
+    assert several[0]["difference"] == 0 and several[0]["p"] is several[0]["low"] is None
 
 
 def test_pairs_share_sound_and_seed(sweep):
@@ -348,3 +354,14 @@ def test_the_command_says_what_is_wrong_in_one_line(sweep, tmp_path):
         done = script(*arguments)
         assert done.returncode == 1 and says in done.stderr
         assert len(done.stderr.strip().splitlines()) == 1
+
+
+def test_tables_keep_to_a_hundred_columns(tmp_path):
+    for a, b in itertools.product(("a" * 40, "b" * 40), (1000.0, 123456.0)):
+        for seed in range(5):
+            own = {"guidance": {"clip": b}, "sampler": {"steps": a}}
+            make(tmp_path, "dog", seed, 1000 * seed + b, "ok" if seed else "failed", **own)
+    records = collect.read(tmp_path)
+    said = tables.text(compare.write(tmp_path, records, ["sampler.steps", "guidance.clip"]))
+    assert max(map(len, said.splitlines())) <= 100
+    assert "steps=aaaaaaaaaaa..aaaaa clip=123456" in said
