@@ -37,6 +37,7 @@ class Sweep(Callback):
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
         Sweep.folder = Path(config.hydra.sweep.dir)
+        Sweep.folder.mkdir(parents=True, exist_ok=True)  # optuna opens its file before any job
         Sweep.page = config.report
 
 
@@ -124,7 +125,7 @@ def job(cfg: DictConfig) -> float | None:
         own.write("not started", UserError(STOPPED))
         return own.value()
     try:
-        own.announce(config.expand(cfg), "running")
+        own.announce(own.expand(cfg), "running")
         runner.render(own.runs)
         own.write("ok")
     except KeyboardInterrupt:

@@ -12,8 +12,9 @@ import math
 import os
 import traceback
 from pathlib import Path
+from typing import Any
 
-from acgd import collect
+from acgd import collect, config
 from acgd.config import Run
 from acgd.errors import explain, say
 from acgd.loggers.disk import write
@@ -32,6 +33,13 @@ class Job:
         self.runs: list[Run] = []
         self.status = ""
         self.left: set[Path] = set()  # folders of samples that are still to come
+
+    def expand(self, cfg: Any) -> list[Run]:
+        """The runs of its config; in W&B they are grouped by the sweep, if nothing else is said."""
+        cfg = config.resolve(cfg)
+        if cfg["logger"].get("group", "") is None:
+            cfg = {**cfg, "logger": {**cfg["logger"], "group": self.folder.parent.name}}
+        return config.expand(cfg)
 
     def announce(self, runs: list[Run], status: str) -> None:
         self.runs, self.left = runs, {run.folder for run in runs}

@@ -83,21 +83,21 @@ def finished(run: Run) -> bool:
 
 
 def paint_all(group: list[Sample], alone: bool) -> Iterator[Sample]:
-    """A group's samples batch by batch; at its end W&B gets its copy of them."""
+    """A group's samples batch by batch; W&B gets its copy of them beside the next one."""
     from acgd.studio import Studio
 
-    cfg, known, done = group[0].run.cfg, {}, []
+    cfg, known = group[0].run.cfg, {}
     logger = build(cfg["logger"])
     logger.begin()
     studio = guarded(group, lambda: Studio(cfg))
     for batch in batches(group, cfg) if studio else [group]:
         if studio and not batch[0].made_before:
             attempt(batch, studio, known, alone)
-        done += [sample.run.folder for sample in batch if sample.picture and not sample.error]
+        logger.tell([s.run.folder for s in batch if s.picture and not s.error])
         yield from batch
         if any(stops(sample) for sample in batch):
             break
-    logger.mirror(done)
+    logger.mirror([])
 
 
 def attempt(batch: list[Sample], studio: Studio, known: dict[str, Heard], alone: bool) -> None:

@@ -77,7 +77,7 @@ def announce(jobs: list[Job], cfgs: list[dict]) -> None:
     expanded: list[tuple[Job, list[config.Run]]] = []
     for job, cfg in zip(jobs, cfgs, strict=True):
         try:
-            expanded.append((job, config.expand(cfg)))
+            expanded.append((job, job.expand(cfg)))
         except Exception as error:
             errors.append((job, error))
     if not expanded and len({explain(error) for _, error in errors}) == 1:

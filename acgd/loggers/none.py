@@ -10,5 +10,8 @@ class NoLogger:
     def begin(self) -> None:
         """Nothing to get ready."""
 
-    def mirror(self, folders: Sequence[Path]) -> None:
+    def tell(self, folders: Sequence[Path]) -> None:
         """Nobody to be told."""
+
+    def mirror(self, folders: Sequence[Path]) -> None:
+        """Nobody to be waited for."""

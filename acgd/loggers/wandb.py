@@ -1,183 +1,99 @@
-"""W&B as a mirror of finished run folders, in a process of its own.
+"""W&B as a mirror of finished run folders, one W&B run for each sample.
 
-The child imports wandb while the parent samples, is told the folders at the end and has `timeout`
-seconds for them. Whatever it does (no network, no key, a prompt, a crash), the run is complete on
-disk and the parent goes on with one line. By hand, for folders of any age:
-
-    python -m acgd.loggers.wandb online outputs/main/dog-seed0-*
-
-Everything wandb writes stays in the run's folder, under wandb/.
+A child process (`acgd.loggers.replay`) does it while the next batch is sampled. Whatever happens to
+it (no network, no key, a crash), the run is complete on disk and the sweep goes on with one line;
+scripts/sync_wandb.py replays what is missing later.
 """
 
 from __future__ import annotations
 
-import csv
-import json
-import os
-import subprocess
+import queue
 import sys
+import threading
 from collections.abc import Sequence
 from pathlib import Path
 
-from omegaconf import OmegaConf
-
-from acgd.config import one_line
-from acgd.loggers.disk import CAPTIONS
+from acgd.loggers.child import Child
 from acgd.types import UserError
 
 MODES = ("offline", "online")
+MODULE = "acgd.loggers.replay"
+QUIET = {"WANDB_SILENT": "true", "WANDB_CONSOLE": "off"}
+
+
+class Desk:
+    """Takes orders and hands them to the child, in a thread, one after the other."""
+
+    def __init__(self):
+        self.orders: queue.Queue[tuple[dict, float]] = queue.Queue()
+        self.problem, self.told = "", False
+        self.child: Child | None = None
+        try:
+            self.child = Child(MODULE, **QUIET)
+        except OSError as error:
+            self.problem = str(error)
+        threading.Thread(target=self.work, daemon=True).start()
+
+    def work(self) -> None:
+        given_up = self.child is None
+        while True:
+            order, timeout = self.orders.get()
+            if not given_up:
+                answer = self.child.ask(order, timeout)
+                given_up = "lost" in answer
+                self.problem = self.problem or answer.get("lost") or answer.get("error", "")
+            self.orders.task_done()
+
+    def wait(self) -> None:
+        """Until every order was obeyed or given up; the first problem is told, once a process."""
+        self.orders.join()
+        if self.problem and not self.told:
+            self.told = True
+            later = "the runs' folders hold everything, scripts/sync_wandb.py sends it later"
+            print(f"acgd: W&B: {self.problem}; {later}", file=sys.stderr)
+
+
+_desk: Desk | None = None  # one for all that this process makes
 
 
 class WandB:
-    """`mode`: offline (upload later with `wandb sync`) or online; `timeout` in seconds a run."""
+    """`mode`: offline (upload later) or online; `timeout` in seconds a run.
+
+    group: null for the sweep's name, outside a sweep the config's `name`. tags: besides the
+    config's `name`, the sampler and the kind of prompt.
+    """
 
     def __init__(
         self,
         mode: str = "offline",
         project: str = "acgd",
         group: str | None = None,
+        job_type: str = "sample",
+        tags: Sequence[str] = (),
         timeout: float = 60.0,
     ):
         if mode not in MODES:
             raise UserError(f"logger.mode={mode}: choose from {', '.join(MODES)}")
-        self.arguments = {"mode": mode, "project": project, "group": group}
-        self.timeout, self.child = float(timeout), None
+        self.about = {"mode": mode, "project": project, "group": group, "job_type": job_type}
+        self.about |= {"tags": [str(tag) for tag in tags], "timeout": float(timeout)}
+        self.known: set[Path] = set()
 
     def begin(self) -> None:
-        """Start the child, so that its imports cost no time of their own."""
-        try:
-            self.child = subprocess.Popen(
-                [sys.executable, "-m", "acgd.loggers.wandb"],
-                stdin=subprocess.PIPE,
-                stdout=subprocess.DEVNULL,
-                stderr=subprocess.PIPE,
-                start_new_session=True,  # a Ctrl-C is the parent's to handle
-                env=environment(),
-            )
-        except OSError as error:
-            complain(error)
+        """Start the child, so that its imports pass beside the first batch."""
+        global _desk
+        _desk = _desk or Desk()
+
+    def tell(self, folders: Sequence[Path]) -> None:
+        """Let these finished folders be mirrored; returns at once."""
+        for folder in folders:
+            if folder not in self.known:
+                self.known.add(folder)
+                self.begin()
+                order = self.about | {"folder": str(folder.absolute())}
+                _desk.orders.put((order, self.about["timeout"]))
 
     def mirror(self, folders: Sequence[Path]) -> None:
-        """Record these folders; at worst one line on stderr after `timeout` seconds each."""
-        child, self.child = self.child, None
-        if child is None:
-            return
-        order = self.arguments | {"folders": [str(folder.absolute()) for folder in folders]}
-        try:
-            _, said = child.communicate(
-                json.dumps(order).encode(), timeout=self.timeout * max(1, len(folders))
-            )
-            lines = said.decode(errors="replace").strip().splitlines() or ["it failed in silence"]
-            if child.returncode:
-                complain(lines[-1])
-        except subprocess.TimeoutExpired:
-            complain("no answer in time")
-        except OSError as error:
-            complain(error)
-        finally:
-            stop(child)
-
-
-def complain(problem: object) -> None:
-    print(f"acgd: W&B: {problem}; the runs' folders hold everything", file=sys.stderr)
-
-
-def stop(child: subprocess.Popen) -> None:
-    """End the child and what it started; nothing is waited for longer than a moment."""
-    if child.poll() is None:
-        try:
-            os.killpg(child.pid, 9)
-        except (OSError, AttributeError):
-            child.kill()
-        child.wait(5)
-
-
-def environment() -> dict[str, str]:
-    """The child's: this package importable from anywhere, and no console of wandb's."""
-    root = str(Path(__file__).parents[2])
-    path = os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH")]))
-    return os.environ | {"PYTHONPATH": path, "WANDB_SILENT": "true", "WANDB_CONSOLE": "off"}
-
-
-def record(folder: Path, mode: str, project: str, group: str | None) -> None:
-    """Replay one finished folder into a W&B run whose id is the run's signature."""
-    for name in ("DIR", "DATA_DIR", "CACHE_DIR", "CONFIG_DIR", "ARTIFACT_DIR"):
-        place = folder / "wandb" / name.lower() if name != "DIR" else folder
-        place.mkdir(parents=True, exist_ok=True)
-        os.environ[f"WANDB_{name}"] = str(place)
-    import wandb
-
-    config = OmegaConf.to_container(OmegaConf.load(folder / "config.yaml"))
-    metrics = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
-    settings = wandb.Settings(
-        silent=True,
-        console="off",
-        disable_git=True,
-        save_code=False,
-        x_disable_stats=True,
-        init_timeout=20,
-    )
-    run = wandb.init(
-        id=metrics["signature"],
-        name=folder.name,
-        dir=str(folder),
-        mode=mode,
-        project=project,
-        group=group or str(config["name"]),
-        config=config,
-        settings=settings,
-    )
-    try:
-        said = captions(folder / CAPTIONS)
-        for row in losses(folder / "losses.csv"):
-            step = int(row["step"])
-            preview = folder / "previews" / f"step_{step:04d}.png"
-            if caption := said.get(f"previews/{preview.name}"):
-                row = {**row, "preview": wandb.Image(str(preview), caption=caption)}
-            run.log(row, step=step)
-        pictures = {
-            path.stem: wandb.Image(str(path), caption=metrics["caption"])
-            for path in sorted((folder / "images").glob("*.png"))
-        }
-        run.log(pictures)
-        run.summary.update(metrics)
-    finally:
-        run.finish()
-
-
-def captions(path: Path) -> dict[str, str]:
-    """Picture -> caption; {} where no captioner was asked."""
-    if not path.is_file():
-        return {}
-    with open(path, encoding="utf-8", newline="") as file:
-        return {row["picture"]: row["caption"] for row in csv.DictReader(file)}
-
-
-def losses(path: Path) -> list[dict[str, float]]:
-    with open(path, encoding="utf-8", newline="") as file:
-        return [{k: float(v) for k, v in row.items() if v != ""} for row in csv.DictReader(file)]
-
-
-def main(arguments: Sequence[str]) -> None:
-    """With arguments MODE FOLDER...; without, as the child of a runner that writes to stdin."""
-    import wandb  # its seconds pass before the order comes
-
-    if arguments:
-        order = {"mode": arguments[0], "project": "acgd", "group": None, "folders": arguments[1:]}
-    else:
-        order = json.loads(sys.stdin.read() or "{}")
-    folders = [Path(folder).absolute() for folder in order.pop("folders", [])]
-    for i, folder in enumerate(folders):
-        try:
-            record(folder, **order)
-        except Exception as error:
-            if order["mode"] == "offline":
-                raise
-            wandb.teardown()  # the id of the run that could not start is free again
-            for rest in folders[i:]:
-                record(rest, **order | {"mode": "offline"})
-            sys.exit(f"recorded offline, for `wandb sync`: {one_line(error)}")
-
-
-if __name__ == "__main__":
-    main(sys.argv[1:])
+        """tell() of those that it was not told of, and wait for all."""
+        self.tell(folders)
+        if _desk is not None:
+            _desk.wait()
