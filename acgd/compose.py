@@ -39,8 +39,9 @@ class Composer:
     def __call__(self, overrides: Sequence[str]) -> dict:
         given = [parse(text) for text in overrides]
         plain = [one for one in given if self.is_plain(one)]
-        others = [one for one in given if one not in plain]
-        if any(nested(a.key_or_group, b.key_or_group) for a in plain for b in others):
+        others = [one for one in given if not self.is_plain(one)]
+        values = [one.key_or_group for one in others if not self.is_group(one.key_or_group)]
+        if any(nested(one.key_or_group, key) for one in plain for key in values):
             return resolve(without_hydra(self.load(list(overrides))))
         kind = (tuple(one.input_line for one in others), tuple(one.key_or_group for one in plain))
         if kind not in self.bases:
@@ -76,7 +77,6 @@ def is_number_or_word(value: Any) -> bool:
 
 def nested(a: str, b: str) -> bool:
     """Whether one of two dotted keys holds the other, or is it."""
-    a, b = a.replace("/", "."), b.replace("/", ".")
     return f"{a}.".startswith(f"{b}.") or f"{b}.".startswith(f"{a}.")
 
 

@@ -1,0 +1,288 @@
+"""Jobs of a sweep: composed without Hydra, announced, sampled together, and what they end in."""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+import os
+import shutil
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import hydra
+import numpy as np
+import pytest
+from conftest import ROOT, command, compose
+from hydra.core.global_hydra import GlobalHydra
+from PIL import Image
+
+from acgd import config, jobs, sampling, sweep
+from acgd.compose import Composer
+from acgd.config import CONF
+from acgd.jobs import Job
+from acgd.types import UserError
+
+
+@pytest.fixture
+def composer():
+    """A Composer over conf/ that remembers in `asked` what it asked Hydra for."""
+    with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
+        loader, asked = GlobalHydra.instance().config_loader(), []
+
+        def load(overrides):
+            asked.append(overrides)
+            return hydra.compose("config", overrides)
+
+        made = Composer(load, loader.get_group_options)
+        made.asked = asked
+        yield made
+
+
+@pytest.mark.parametrize(
+    ("sweeps", "asks"),
+    [
+        ([["seed=0"], ["seed=1"], ["seed=[2,3]"]], 1),
+        ([["guidance.clip=5e2", "seed=0"], ["guidance.clip=7", "seed=1"]], 1),
+        ([["sampler=ddim", "seed=0"], ["sampler=ddim", "seed=1"], ["sampler=plms", "seed=1"]], 2),
+        ([["prompt=audio", "prompt.path='*.wav'"], ["prompt=audio", "prompt.path=b.wav"]], 1),
+        ([["prompt=text", "prompt.text='a: b, {c}'"], ["prompt=text", "prompt.text=[x,'1e3']"]], 1),
+        ([["+guidance.extra=1", "seed=0"], ["+guidance.extra=2", "seed=0"]], 2),
+        ([["prompt={path: a.wav}", "seed=1"], ["prompt={path: b.wav}", "seed=1"]], 2),
+        ([["guidance={clip: 3}", "guidance.clip=4"], ["guidance={clip: 5}", "guidance.clip=6"]], 2),
+        ([["guidance/schedule=cosine", "guidance.schedule.first=0.5"]], 1),
+        ([["concept=null", "name=a"], ["concept=null", "name='b c'"]], 1),
+        ([["name=${outputs}", "seed=1"], ["name=${outputs}", "seed=2"]], 2),
+        ([["experiment=faithful", "guidance.tv=1"], ["experiment=faithful", "guidance.tv=2"]], 1),
+    ],
+)
+def test_a_job_s_config_is_what_hydra_makes_of_it(composer, sweeps, asks):
+    found = [composer(overrides) for overrides in sweeps]
+    # one that follows from another is found out once, and is Hydra's from then on
+    assert asks <= len(composer.asked) <= asks + any("${" in " ".join(one) for one in sweeps)
+    for overrides, cfg in zip(sweeps, found, strict=True):
+        assert cfg == config.resolve(hydra.compose("config", overrides))
+
+
+def test_jobs_share_what_is_equal(composer):
+    first, second = composer(["seed=0", "heard=0.5"]), composer(["seed=1", "heard=0.5"])
+    assert first["model"] is second["model"] and first["guidance"] is second["guidance"]
+    assert (first["seed"], second["seed"]) == (0, 1)
+
+
+def test_a_key_that_is_not_there_is_hydra_s_error(composer):
+    with pytest.raises(hydra.errors.ConfigCompositionException, match="clipp"):
+        composer(["seed=0", "guidance.clipp=3"])
+
+
+@pytest.fixture
+def together(tiny, sounds, tmp_path, monkeypatch):
+    """together([overrides, ...]) -> the jobs of a sweep, made in this process; with `.batches`."""
+
+    def go(*sweeps: list[str]) -> list[Job]:
+        base = [f"prompt.path={sounds / 'tone.wav'}", f"outputs={tmp_path / 'outputs'}"]
+        base += ["logger=none", *tiny]
+        folder = tmp_path / "outputs/main/sweeps" / str(len(go.batches))
+        made = [Job(folder / str(i), overrides) for i, overrides in enumerate(sweeps)]
+        sweep.announce(made, [config.resolve(compose(*base, *given)) for given in sweeps])
+        sweep.make(made)
+        return made
+
+    draw = sampling.draw
+    go.batches = []
+
+    def counting(batch, *rest, **more):
+        go.batches.append([(sample.run.label, sample.run.seed) for sample in batch])
+        return draw(batch, *rest, **more)
+
+    monkeypatch.setattr(sampling, "draw", counting)
+    return go
+
+
+def pixels(run: config.Run) -> np.ndarray:
+    return np.asarray(Image.open(run.folder / f"images/seed{run.seed}-native.png")).astype(int)
+
+
+def losses(run: config.Run) -> list[dict[str, str]]:
+    return list(csv.DictReader((run.folder / "losses.csv").open()))
+
+
+def test_jobs_that_differ_in_weights_share_a_batch_and_come_out_as_alone(
+    together, sounds, tmp_path
+):
+    # the model's random weights leave it to guidance: 300 and 6000 are far apart
+    settings = [
+        ["guidance.clip=300", "seed=[0,1]"],
+        ["guidance.clip=6000", "guidance.cfg=3", "seed=[0,1]"],
+        ["guidance.clip=6000", "guidance.range=20", "heard=0.5", f"prompt.path={sounds}/hiss.wav"],
+        ["guidance.clip=6000", "guidance.tv=9"],  # another loss: not in their company
+    ]
+    pooled = together(*settings)
+    assert [len(batch) for batch in together.batches] == [5, 1]
+    assert [job.status for job in pooled] == ["ok"] * 4
+    weak, strong = pooled[0].runs[0], pooled[1].runs[0]
+    assert abs(pixels(weak) - pixels(strong)).max() > 1
+    kept = tmp_path / "kept"
+    shutil.move(tmp_path / "outputs", kept)
+    for given, before in zip(settings, pooled, strict=True):
+        together.batches.clear()
+        (alone,) = together([*given, "batch_size=1"])
+        assert all(len(batch) == 1 for batch in together.batches)
+        for run, old in zip(alone.runs, before.runs, strict=True):
+            assert run.signature == old.signature
+            old = config.Run(old.cfg, old.seed, "", "", kept / "main" / old.folder.name)
+            assert abs(pixels(run) - pixels(old)).max() <= 1
+            for a, b in zip(losses(run), losses(old), strict=True):
+                assert a.keys() == b.keys()
+                for key in a:
+                    assert float(a[key] or 0) == pytest.approx(float(b[key] or 0), rel=1e-3)
+
+
+def test_a_batch_that_fails_is_tried_one_by_one(together, monkeypatch):
+    draw = sampling.draw
+
+    def fails_for_seed_2(batch, *rest, **more):
+        if any(sample.run.seed == 2 for sample in batch):
+            raise RuntimeError("out of memory")
+        return draw(batch, *rest, **more)
+
+    monkeypatch.setattr(sampling, "draw", fails_for_seed_2)
+    made = together(*[[f"seed={seed}"] for seed in range(4)])
+    assert [job.status for job in made] == ["ok", "ok", "failed", "ok"]
+    said = json.loads((made[2].folder / "status.json").read_text())
+    assert "out of memory" in said["error"] and "Traceback" in said["traceback"]
+
+
+def test_jobs_are_announced_before_anything_is_made(together, monkeypatch, tmp_path):
+    def look(batch, *rest, **more):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(sampling, "draw", look)
+    with pytest.raises(KeyboardInterrupt):
+        together(["seed=[0,1]"], ["seed=2"])
+    states = [
+        json.loads((tmp_path / f"outputs/main/sweeps/0/{n}/status.json").read_text())
+        for n in (0, 1)
+    ]
+    assert [state["status"] for state in states] == ["interrupted"] * 2
+    for name in states[0]["runs"]:
+        assert (tmp_path / "outputs/main" / name / "config.yaml").is_file()
+    assert [len(state["runs"]) for state in states] == [2, 1]
+
+
+def test_a_job_s_value_is_the_mean_of_its_score(together, sounds):
+    made = together(
+        ["optimize=judge.image_audio", "seed=[0,1]"],
+        ["optimize=judge.image_audio", "seed=3", f"prompt.path={sounds}"],
+        ["optimize=judge.image_text"],  # there is no text
+        ["seed=0"],
+    )
+    found = [
+        json.loads((run.folder / "metrics.json").read_text())["picture"]["judge"]["image_audio"]
+        for run in made[0].runs
+    ]
+    assert made[0].value() == pytest.approx(sum(found) / 2)
+    assert math.isfinite(made[1].value()) and made[3].value() is None
+    assert math.isnan(made[2].value()) and made[2].status == "failed"
+    failed = Job(made[0].folder.with_name("9"), [])
+    failed.fail(UserError("no such sound"))
+    assert math.isnan(failed.value())
+
+
+@pytest.mark.parametrize(
+    ("given", "says"),
+    [
+        (["optimize=beauty"], "no such score"),
+        (["optimize=judge.similarity", "judge=none"], "there is none"),
+        (["optimize=gain"], "twin=true"),
+        (["optimize=twin.encoder.similarity"], "twin=true"),
+        (["guidance.clip=much"], "guidance.clip=much"),
+        (["guidance.cfg=true"], "guidance.cfg=True"),
+    ],
+)
+def test_mistakes_are_told_before_the_sampling(given, says):
+    with pytest.raises(UserError, match=says):
+        config.expand(compose(*given))
+    config.expand(compose("optimize=gain", "twin=true"))
+
+
+def test_after_a_failure_nothing_is_begun_where_so_asked(together, sounds, capsys):
+    (sounds / "broken.wav").write_bytes(b"RIFF")
+    paths = [["fail_fast=true", f"prompt.path={sounds}/{name}.wav"] for name in ("tone", "broken")]
+    made = together(*paths)
+    assert [job.status for job in made] == ["not started", "failed"]
+    assert not together.batches
+    assert jobs.summary(made[0].folder.parent) == 1
+    assert "not started: prompt.path=" in capsys.readouterr().err
+
+
+def sweeping(*arguments: str, cwd: Path) -> subprocess.Popen:
+    return subprocess.Popen(
+        command(*arguments, "-m"),
+        cwd=cwd,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
+
+
+@pytest.mark.parametrize(
+    ("given", "says"),
+    [
+        (["seed=range(0)"], "seed=range(0): this names no value, so there is no job"),
+        (["prompt.path=nothing/*.wav", "seed=0,1"], "no sound files in the glob nothing/*.wav"),
+        (["sampler=ddim,nope", "seed=0,1"], "Could not find 'sampler/nope'"),
+        (["seed=0,1", "guidance.clip=much"], "guidance.clip=much: must be a number"),
+    ],
+    ids=["empty", "no-sounds", "no-group", "no-number"],
+)
+def test_a_sweep_that_cannot_be_is_one_line(tmp_path, given, says):
+    process = sweeping(*given, cwd=tmp_path)
+    _, errors = process.communicate(timeout=300)
+    assert process.returncode == 1
+    assert len(errors.splitlines()) == 1 and errors.startswith("acgd: ") and says in errors
+
+
+def test_a_sweep_as_it_is_typed(tmp_path, tiny, sounds):
+    """Sounds by settings by seeds, one sound broken: one process, whole batches, a page."""
+    (sounds / "broken.wav").write_bytes(b"RIFF")
+    kept = [one for one in tiny if one != "report=false"]
+    given = [*kept, "logger=none", "prompt=audio", "prompt.path='sounds/*.wav'"]
+    given += ["guidance.clip=500,1000", "seed=range(0,2)", "batch_size=8"]
+    process = sweeping(*given, cwd=tmp_path)
+    said, errors = process.communicate(timeout=300)
+    assert process.returncode == 1, errors
+    (folder,) = (tmp_path / "outputs/main/sweeps").iterdir()
+    states = [json.loads((folder / f"{n}/status.json").read_text()) for n in range(4)]
+    assert [state["status"] for state in states] == ["failed"] * 4  # each has the broken sound
+    assert all("broken" in state["error"] for state in states)
+    finished = [
+        path.parent.parent.name for path in tmp_path.glob("outputs/main/*/images/seed?.png")
+    ]
+    assert len(finished) == 8
+    assert {name for state in states for name in state["runs"]} >= set(finished)
+    assert errors.count("8 of 12") == 0 and errors.count("0 of 4 jobs ok") == 1
+    assert (folder / "report.html").is_file() and str(folder.name) in said
+    assert all((tmp_path / "outputs/main" / name / "report.html").is_file() for name in finished)
+
+
+def test_a_sweep_that_is_ended_says_so_and_goes_on(tmp_path, tiny, sounds):
+    given = [*tiny, "logger=none", f"prompt.path={sounds}/tone.wav", "batch_size=1"]
+    given += ["seed=range(0,60)"]
+    process = sweeping(*given, cwd=tmp_path)
+    done = lambda: list(tmp_path.glob("outputs/main/*/images/seed?.png"))  # noqa: E731
+    deadline = time.monotonic() + 200
+    while not done() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    process.send_signal(signal.SIGTERM)
+    _, errors = process.communicate(timeout=300)
+    assert process.returncode == 143 and "Traceback" not in errors
+    (folder,) = (tmp_path / "outputs/main/sweeps").iterdir()
+    states = [json.loads(path.read_text()) for path in folder.glob("*/status.json")]
+    assert len(states) == 60
+    assert {state["status"] for state in states} == {"ok", "interrupted"}
+    assert errors.rstrip().splitlines()[-1].startswith("acgd: sweep: ")
