@@ -15,8 +15,10 @@ import acgd.train
 from acgd.config import expand
 from acgd.describers.keywords import LISTS, Keywords, read_list
 from acgd.describers.none import NoWords
+from acgd.describers.several import Several, told
+from acgd.prompts.text import join
 from acgd.runner import render
-from acgd.types import UserError
+from acgd.types import Target, UserError
 
 RATE = 16000
 NOISE = np.random.default_rng(0).standard_normal(RATE).astype("f4") / 10
@@ -148,3 +150,57 @@ def test_a_run_says_which_words_and_how_likely(tiny, sounds, tmp_path):
     ranked = [label for pairs in told["described"].values() for label, _ in pairs]
     assert [target["label"] for target in words] == list(dict.fromkeys(ranked))
     assert set(told["described"]) == {"colours", "genres", "sounds"}
+
+
+class Says:
+    """A describer that does not choose among labels: it has no rank."""
+
+    def __init__(self, *words, share=0.5):
+        self.words, self.share = list(words), share
+
+    def __call__(self, wave, sample_rate):
+        return self.words
+
+
+def test_shares_are_added_where_two_say_the_same():
+    both = Several({"a": Says("dog", "red", share=0.4), "b": Says("a dog barks", "dog", share=0.2)})
+    words, weights = told(both, NOISE, RATE)
+    assert words == ["dog", "red", "a dog barks"] == both(NOISE, RATE)
+    assert weights == pytest.approx([0.3, 0.2, 0.1]) and both.share == pytest.approx(0.6)
+    sound = Target(F.normalize(torch.ones(64), dim=0), 1.0, "audio", "bark")
+    found = join([sound], words, Ears(), weights)
+    assert [target.weight for target in found] == pytest.approx([0.4, 0.3, 0.2, 0.1])
+    assert told(Says("dog", share=0.3), NOISE, RATE) == (["dog"], 0.3)
+
+
+def test_one_share_is_divided_among_the_describers(animals):
+    keywords = Keywords(Ears(), [animals], top_k=2, share=0.9)
+    both = Several({"keywords": keywords, "sentence": Says("a dog barks", share=0.9)}, share=0.5)
+    words, weights = both.told(NOISE, RATE)
+    assert weights == pytest.approx([0.125, 0.125, 0.25]) and words[2] == "a dog barks"
+    assert list(both.rank(NOISE, RATE)) == ["animals"]  # the other one has none
+    silent = Several({"a": Says("red", share=0.4), "b": Says(share=0.4)})
+    assert silent.told(NOISE, RATE) == (["red"], [0.4])
+
+
+def test_shares_of_more_than_all():
+    with pytest.raises(UserError, match=r"more than 1 together: a 0.6 \+ b 0.5"):
+        Several({"a": Says(share=0.6), "b": Says(share=0.5)})
+    with pytest.raises(UserError, match=r"describer\.share"):
+        Several({"a": Says()}, share=2)
+    with pytest.raises(UserError, match="at least one"):
+        Several({})
+
+
+def test_a_run_with_both(tiny, sounds, tmp_path):
+    kept = [one for one in tiny if not one.startswith(("judge", "describer"))]
+    args = ["judge=none", "describer=both", "describer.share=0.6", "logger=none", "report=false"]
+    path = f"prompt.path={sounds / 'tone.wav'}"
+    render(expand(compose(*kept, *args, path, f"outputs={tmp_path}/outputs")))
+    (folder,) = tmp_path.glob("outputs/main/tone*")
+    told = json.loads((folder / "targets.json").read_text())
+    words = json.loads((folder / "metrics.json").read_text())["words"]
+    weights = [target["weight"] for target in told["targets"] if target["kind"] == "text"]
+    assert set(told["described"]) == {"colours", "genres", "sounds"}
+    assert len(words) == len(weights) == 4 and " " in words[-1]
+    assert weights == pytest.approx([0.1, 0.1, 0.1, 0.3], abs=1e-5)

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import json
+import subprocess
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 import yaml
-from conftest import ROOT, compose
+from conftest import ROOT, command, compose
 from reference import guidance as reference
 from reference.inputs import evaluate
 
-from acgd import config
+from acgd import collect, compare, config
 from acgd.config import build
+from acgd.metrics import read_labels
 from acgd.models.unet import UNet
 from acgd.noise import Noise
 from acgd.samplers.guided import guided
@@ -22,6 +24,7 @@ from acgd.types import Target
 
 GOLDEN = Path(__file__).parent / "golden"
 CHOICES = ["notebook", "notebook_corrected", "faithful", "published"]
+SWEEPS = ("audio_vs_text", "guidance_sweep", "describers", "samplers", "schedules")
 
 
 @pytest.mark.parametrize("choice", CHOICES)
@@ -49,6 +52,60 @@ def test_the_notebook_is_its_models_and_its_faults():
         *("guidance.audio_weights", "picture", "shared_noise"),
     }
     assert all(notebook[key] == faithful[key] for key in mended)
+
+
+@pytest.mark.parametrize("name", SWEEPS)
+def test_every_value_that_is_swept_composes(name):
+    text = (ROOT / "conf" / "experiment" / f"{name}.yaml").read_text(encoding="utf-8")
+    params = yaml.safe_load(text)["hydra"]["sweeper"]["params"]
+    assert f"python run.py experiment={name} -m" in text
+    given = [[f"{key}={value}" for value in values.split(",")] for key, values in params.items()]
+    seen, most = set(), max(map(len, given))
+    for i in range(most):
+        overrides = [values[i % len(values)] for values in given]
+        runs = config.expand(compose(f"experiment={name}", *overrides))
+        assert {run.cfg["name"] for run in runs} == {name}
+        seen |= {run.signature for run in runs}
+        if isinstance(concept := runs[0].cfg["concept"], dict):
+            assert {run.label for run in runs} == set(concept)
+            assert set(concept.values()) <= set(read_labels("concepts"))
+    assert len(seen) == most * len(runs)
+
+
+def test_each_fault_is_one_of_the_notebook_s():
+    cfgs = [config.resolve(compose(f"experiment={name}")) for name in ("notebook", "faithful")]
+    notebook, faithful = map(flat, cfgs)
+    base = flat(config.resolve(compose("experiment=notebook_ablation")))
+    switched = {}
+    for path in sorted((ROOT / "conf" / "fault").glob("*.yaml")):
+        own = flat(config.resolve(compose("experiment=notebook_ablation", f"fault={path.stem}")))
+        switched[path.stem] = {key for key in own if own[key] != base[key]}
+        assert all(own[key] == faithful[key] == notebook[key] for key in switched[path.stem])
+    everything = switched.pop("all")
+    assert switched.pop("none") == set() and {len(keys) for keys in switched.values()} == {1}
+    assert set.union(*switched.values()) == everything
+    text = (ROOT / "conf" / "experiment" / "notebook_ablation.yaml").read_text(encoding="utf-8")
+    params = yaml.safe_load(text)["hydra"]["sweeper"]["params"]
+    assert set(params["fault"].split(",")) == {*switched, "none", "all"}
+
+
+def test_a_sweep_from_the_command_line_is_compared(tiny, sounds, tmp_path):
+    """What is given on the command line takes the place of the yaml's values."""
+    swept = ["guidance/schedule=constant,window", "seed=[0,1]", f"prompt.path={sounds}", "-m"]
+    given = ["experiment=schedules", "concept=bell", "logger=none", f"outputs={tmp_path}/outputs"]
+    done = subprocess.run(
+        command(*given, *tiny, *swept, "report=false"),
+        cwd=tmp_path, capture_output=True, text=True, timeout=300,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    (sweep,) = tmp_path.glob("outputs/schedules/sweeps/*")
+    records = collect.read(sweep)
+    assert len(records) == 8 and collect.varied(records) == ["guidance.schedule"]
+    rows = compare.table(records, metrics=["first", "image_audio", "diversity"])
+    assert [row["guidance.schedule"] for row in rows[:2]] == ["constant", "window"]
+    assert [row["n"] for row in rows] == [4, 4, 4, 4, 2, 2]
+    (found,) = compare.pairs(records, metrics=["retrieval"])
+    assert (found["a"], found["b"], found["n"]) == ("constant", "window", 4)
 
 
 def flat(node: dict, prefix: str = "") -> dict:
