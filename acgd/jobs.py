@@ -14,6 +14,8 @@ import traceback
 from pathlib import Path
 from typing import Any
 
+from omegaconf import OmegaConf
+
 from acgd import collect, config
 from acgd.config import Run
 from acgd.errors import explain, say
@@ -108,4 +110,16 @@ def summary(folder: Path) -> int:
         say(f"{job.get('status', 'failed')}: {own}: {why}")
     if jobs:
         say(f"sweep: {len(jobs) - len(bad)} of {len(jobs)} jobs ok, {folder}")
+    tell_best(folder)
     return 1 if bad else 0
+
+
+def tell_best(folder: Path) -> None:
+    """What a search found, as words for the command line; nothing for other sweeps."""
+    path = folder / "optimization_results.yaml"  # of hydra/sweeper=optuna
+    if path.is_file():
+        found = OmegaConf.load(path)
+        for one in found.get("solutions", [found]):  # several where it searched for several things
+            params, value = one.get("params", one.get("best_params")), one.get("values")
+            words = " ".join(f"{key}={number}" for key, number in params.items())
+            print(f"best       {one.best_value if value is None else value}  {words}")
