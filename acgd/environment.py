@@ -114,19 +114,3 @@ def files(node: Any, key: str = "") -> Iterator[tuple[str, str]]:
             yield from files(value, f"{key}.{i}")
     elif isinstance(node, str) and (path := existing_file(node)):
         yield key, fingerprint(path)
-
-
-def differences(then: dict, now: dict) -> list[str]:
-    """What is not as it was, a line each; the command, its folder and its batch don't count."""
-    before, after = flat(then), flat(now)
-    names = [name for name in {**before, **after} if name not in ("command", "folder", "batch")]
-    differ = [name for name in names if before.get(name) != after.get(name)]
-    return [f"{name}: {before.get(name)}, now {after.get(name)}" for name in differ]
-
-
-def flat(node: dict, prefix: str = "") -> dict[str, Any]:
-    found = {}
-    for name, value in node.items():
-        own = prefix + name
-        found |= flat(value, f"{own}.") if isinstance(value, dict) else {own: value}
-    return found

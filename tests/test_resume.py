@@ -12,7 +12,7 @@ import torch
 from conftest import compose
 from PIL import Image
 
-from acgd import claim, config, environment, runner, sampling, snapshot
+from acgd import claim, config, runner, sampling, snapshot
 from acgd.loggers import disk
 from acgd.sample import Sample
 from acgd.types import UserError
@@ -93,7 +93,7 @@ def test_a_killed_run_ends_in_the_same_bytes(runs, kill, tmp_path, name):
     whole = runs(*chosen, f"outputs={tmp_path / 'whole'}")
     runner.render(whole)
     made = runs(*chosen, "snapshot_every=2")
-    # killed after 3 steps, 2 are kept; stopped after 1 more, 3 are; then killed at 5, or in the twin
+    # killed after 3 steps, 2 are kept; stopped after 1 more, 3; then killed at 5, or in the twin
     in_twin = [(5, Killed), (1, KeyboardInterrupt)] if "twin=true" in chosen else [(2, Killed)]
     for at, error in ((3, Killed), (1, KeyboardInterrupt), *in_twin):
         kill(at, error)
@@ -198,7 +198,7 @@ def test_a_full_disk_loses_nothing(runs, monkeypatch, tmp_path):
         rename(*arguments)
 
     monkeypatch.setattr(disk.os, "replace", full)
-    with pytest.raises((OSError, UserError), match="No space left|failed"):
+    with pytest.raises((OSError, UserError), match=r"No space left|failed"):
         runner.render(made)
     assert not made[2].folder.exists()  # the second batch is not begun
     monkeypatch.setattr(disk.os, "replace", rename)
@@ -250,8 +250,6 @@ def test_what_it_was_made_with_is_in_its_folder(runs):
     assert (record["device"], record["precision"]) == ("cpu", "float32")
     assert record["threads"] == torch.get_num_threads() and record["device_name"]
     assert record["batch"] == [made.folder.name]
-    now = json.loads(json.dumps(record)) | {"threads": 99, "command": []}
-    assert environment.differences(record, now) == [f"threads: {record['threads']}, now 99"]
 
 
 @pytest.mark.parametrize("pace", ["often", "10m", "-1", "true", "1.5"])

@@ -1,0 +1,379 @@
+"""Kill sweeps N times at random moments, finish them, and compare all bytes with an untouched one.
+
+    python scripts/torture.py 200 [--seed S] [KEY=VALUE ...]
+
+Victims are real processes: copies (fork) of one that has the models loaded, so that most of their
+life is work, and every eighth a `python run.py` of its own. They get SIGKILL, SIGTERM or SIGINT at
+a random moment, or SIGKILL in the midst of their n-th write, half of the file on disk; a third of
+the time two of them work on the same folder. Between kills every file is read: it has to be whole,
+and what was finished has to be finished still. Then a small disk that runs full and one that is
+read-only (both where mounting is permitted). Exit code: 0 if nothing was torn, lost or different.
+
+KEY=VALUE go to the sweeps (other weights, a GPU). One core is used for each of two processes.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import itertools
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections import Counter
+from contextlib import suppress
+from pathlib import Path
+
+import hydra
+import torch
+from omegaconf import OmegaConf
+from PIL import Image
+from repeat import results
+
+from acgd import cli, config, environment, runner, snapshot  # noqa: F401 (what copies need)
+from acgd.loggers import disk
+
+SWEEP = "-m experiment=smoke prompt=text prompt.text=dog sampler=ddpm,plms,dpmpp"
+SWEEP += " sampler.steps=4 guidance.clip=300,1000 seed=0,1 batch_size=3 twin=true enlarge_to=0"
+SWEEP += " preview_every=2 snapshot_every=1 report=false device=cpu"
+SIGNALS = {"SIGKILL": (-9,), "SIGTERM": (143, -15, 0), "SIGINT": (130, -2, 0)}
+WAYS = ("SIGKILL", "SIGKILL", "SIGTERM", "SIGINT")
+PATIENCE = 120  # seconds for a process to end after it was told to
+KILLS_A_ROUND = 12
+RUN = str(config.HERE.parent / "run.py")
+
+
+class Victim:
+    """A process that makes the sweep in a folder, killed in its own way or left to end."""
+
+    def __init__(self, home: Path, arguments: list[str], own: bool = False, write: int = 0):
+        """`own`: python run.py instead of a copy; `write`: end in the midst of that write."""
+        self.log, self.code, self.killed, self.own = home / "said.txt", None, "", None
+        with open(self.log, "ab") as said:
+            if own:
+                command = [sys.executable, RUN, *arguments]
+                self.own = subprocess.Popen(command, cwd=home, stdout=said, stderr=said)
+                self.pid = self.own.pid
+            else:
+                self.pid = os.fork() or copy(home, arguments, said.fileno(), write)
+
+    def ended(self) -> bool:
+        if self.code is None:
+            pid, status = os.waitpid(self.pid, os.WNOHANG)
+            if pid:
+                self.code = os.waitstatus_to_exitcode(status)
+        return self.code is not None
+
+    def kill(self, name: str) -> None:
+        if not self.ended():
+            self.killed = name
+            os.kill(self.pid, getattr(signal, name))
+
+    def wait(self, seconds: float) -> bool:
+        end = time.monotonic() + seconds
+        while not self.ended() and time.monotonic() < end:
+            time.sleep(0.005)
+        return self.ended()
+
+
+def copy(home: Path, arguments: list[str], said: int, write: int) -> None:
+    """The life of a copied process; never returns."""
+    code = 1
+    try:
+        os.dup2(said, 1), os.dup2(said, 2)
+        os.chdir(home)
+        sys.argv = ["run.py", *arguments]
+        if write:
+            end_in(write)
+        cli.main()
+    except SystemExit as end:
+        code = end.code or 0
+    except KeyboardInterrupt:
+        code = 130
+    finally:
+        sys.stdout.flush(), sys.stderr.flush()
+        os._exit(code)
+
+
+def end_in(count: int) -> None:
+    """End this process in its count-th write: half-way through the file, or before its renaming."""
+    numbers, write_bytes, link = itertools.count(1), Path.write_bytes, os.link
+
+    def write(path: Path, data: bytes) -> int:
+        last = next(numbers) == count
+        written = write_bytes(path, data[: len(data) // 2] if last and count % 2 else data)
+        if last:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return written
+
+    def second_name(source: Path, path: Path) -> None:
+        link(source, path)
+        if next(numbers) == count:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    Path.write_bytes, os.link = write, second_name
+
+
+class Torture:
+    def __init__(self, kills: int, seed: int, extra: list[str], home: Path):
+        self.kills, self.home, self.extra = kills, home, extra
+        self.chance, self.counted = random.Random(seed), Counter()
+        self.faults: list[str] = []
+        self.arguments = [*SWEEP.split(), *extra]
+
+    def prepare(self) -> None:
+        """The untouched sweep, by a process of its own, and how long a copy takes for one."""
+        self.good = self.untouched("untouched", own=True)
+        warm(self.arguments)
+        began = time.monotonic()
+        copied = self.untouched("copied", own=False)
+        self.seconds = time.monotonic() - began
+        self.compare(copied, "copied")
+        self.files = sum(1 for path in copied.rglob("*") if path.is_file())
+
+    def untouched(self, name: str, own: bool) -> Path:
+        (self.home / name).mkdir()
+        victim = Victim(self.home / name, self.arguments, own)
+        if not victim.wait(10 * PATIENCE) or victim.code:
+            raise SystemExit(f"the untouched sweep failed:\n{victim.log.read_text()}")
+        return self.home / name / "outputs/main"
+
+    def run(self) -> None:
+        while self.counted["kills"] < self.kills:
+            self.counted["rounds"] += 1
+            self.round(self.home / f"round{self.counted['rounds']}")
+            told = f"{self.counted['kills']} kills, {len(self.faults)} faults"
+            print(f"\r{told}", end="", file=sys.stderr, flush=True)
+        print(file=sys.stderr)
+
+    def round(self, home: Path) -> None:
+        """Kill sweeps over one folder until they were finished, or often enough; finish them."""
+        home.mkdir()
+        made, finished, cheated = home / "outputs/main", set(), 0
+        wanted = min(KILLS_A_ROUND, self.kills - self.counted["kills"])
+        while cheated < wanted and len(finished) < len(runs(self.good)):
+            cheated += self.attack(home, 1 - len(finished) / len(runs(self.good)))
+            self.check(made)
+            now = {run for run in runs(made) if disk.status(made / run) == "ok"}
+            self.lose(finished - now, f"{home.name}: finished before, now not")
+            finished = now
+        last = [Victim(home, self.arguments) for _ in range(self.chance.choice((1, 2)))]
+        for victim in last:
+            if not victim.wait(PATIENCE) or victim.code:
+                self.faults.append(f"{home.name}: ended with {victim.code}, see {victim.log}")
+        self.compare(made, home.name)
+
+    def attack(self, home: Path, left: float) -> int:
+        """One or two processes at once, each ended in its own way; how many were killed.
+
+        `left`: the share of the sweep that is still to be made.
+        """
+        victims = {}
+        for _ in range(self.chance.choice((1, 1, 2))):
+            own = self.chance.random() < 1 / 8
+            write = 0 if own or self.chance.random() < 0.6 else self.some_write(left)
+            life = self.chance.uniform(0, self.seconds * (0.2 + 0.5 * left)) + 4 * own
+            victim = Victim(home, self.arguments, own, write)
+            victims[victim] = time.monotonic() + (PATIENCE if write else life)
+        while not all(victim.ended() for victim in victims):
+            for victim, end in victims.items():
+                if time.monotonic() > end and not victim.ended():
+                    self.end(victim, self.chance.choice(WAYS))
+            time.sleep(0.003)
+        killed = [victim for victim in victims if victim.code]
+        for victim in killed:
+            self.note(victim, len(victims))
+        return len(killed)
+
+    def some_write(self, left: float) -> int:
+        return self.chance.randint(1, max(2, int(self.files * left)))
+
+    def end(self, victim: Victim, name: str) -> None:
+        victim.kill(name)
+        if not victim.wait(PATIENCE):
+            self.faults.append(f"{name} did not end it, see {victim.log}")
+            victim.kill("SIGKILL"), victim.wait(PATIENCE)
+        elif victim.code not in SIGNALS[name]:
+            self.faults.append(f"{name}, exit code {victim.code}, see {victim.log}")
+
+    def note(self, victim: Victim, together: int) -> None:
+        if not victim.killed and victim.code != -9:
+            self.faults.append(f"ended by itself with {victim.code}, see {victim.log}")
+        self.counted.update(["kills", victim.killed or "SIGKILL"])
+        self.counted["in the midst of a write"] += not victim.killed
+        self.counted["with a second process at work"] += together > 1
+        self.counted["of a python run.py"] += victim.own is not None
+
+    def check(self, made: Path) -> None:
+        """Every file that does not have a temporary name is whole."""
+        for path in made.rglob("*"):
+            if path.is_file() and not disk.LEFTOVER.fullmatch(path.name):
+                try:
+                    whole(path)
+                except FileNotFoundError:
+                    raise
+                except Exception as error:
+                    self.counted["torn files"] += 1
+                    self.faults.append(f"torn: {path}: {config.one_line(error)}")
+
+    def compare(self, made: Path, name: str) -> None:
+        """After the end: the same runs, all finished, with the same bytes and nothing left over."""
+        self.check(made)
+        self.lose(runs(self.good) - runs(made), f"{name}: not there")
+        for run in sorted(runs(self.good) & runs(made)):
+            if disk.status(made / run) != "ok":
+                self.lose({run}, f"{name}: {disk.status(made / run)}")
+            for file in results(self.good / run, made / run):
+                pair = [(folder / run / file) for folder in (self.good, made)]
+                if not all(p.is_file() for p in pair) or len({p.read_bytes() for p in pair}) > 1:
+                    self.counted["differing pictures"] += file.startswith(("images", "previews"))
+                    self.faults.append(f"{name}: {run}/{file} differs")
+            extra = files(made / run) - files(self.good / run)
+            self.faults += [f"{name}: {run}/{file} is left over" for file in sorted(extra)]
+            if "starts anew" in (made / run / "log.txt").read_text():
+                self.lose({run}, f"{name}: began anew, see log.txt")
+
+    def lose(self, runs: set[str], why: str) -> None:
+        self.counted["lost runs"] += len(runs)
+        self.faults += [f"lost: {run}: {why}" for run in sorted(runs)]
+
+    def report(self) -> int:
+        c = self.counted
+        print(f"kills {c['kills']}: " + ", ".join(f"{c[name]} {name}" for name in SIGNALS))
+        ways = ("in the midst of a write", "with a second process at work", "of a python run.py")
+        print("  " + ", ".join(f"{c[way]} {way}" for way in ways) + f"; {c['rounds']} sweeps")
+        for name in ("torn files", "lost runs", "differing pictures"):
+            print(f"{name} {c[name]}")
+        print(f"other faults {len(self.faults) - c['torn files'] - c['lost runs']}")
+        print("\n".join(self.faults))
+        return 1 if self.faults else 0
+
+
+def warm(arguments: list[str]) -> None:
+    """Load the models that copies of this process find loaded."""
+    torch.set_num_threads(1)
+    plain = [one.split(",")[0] for one in arguments if one != "-m"]
+    with hydra.initialize_config_dir(str(config.CONF), version_base="1.3"):
+        cfg = hydra.compose("config", plain)
+    from acgd import captions, results, sampling  # noqa: F401
+    from acgd.studio import Studio
+
+    studio = Studio(config.resolve(cfg))
+    for view in filter(None, (studio.by_encoder, studio.by_judge)):
+        view.embeds  # noqa: B018 (encoded once)
+    environment.describe(config.resolve(cfg), studio.device, studio.precision)
+
+
+def runs(made: Path) -> set[str]:
+    return {path.name for path in made.glob("*-seed*") if path.is_dir()}
+
+
+def files(run: Path) -> set[str]:
+    return {str(path.relative_to(run)) for path in run.rglob("*") if path.is_file()}
+
+
+def whole(path: Path) -> None:
+    """Raises if a file is not what its name says."""
+    if path.suffix == ".png":
+        Image.open(path).load()
+    elif path.suffix == ".json":
+        json.loads(path.read_text(encoding="utf-8"))
+    elif path.suffix == ".yaml":
+        OmegaConf.load(path)
+    elif path.suffix == ".csv":
+        text = path.read_text(encoding="utf-8")
+        rows = list(csv.reader(text.splitlines()))
+        if not text.endswith("\n") or len({len(row) for row in rows}) != 1:
+            raise ValueError("rows are cut off")
+    elif path.name == disk.SNAPSHOT:
+        snapshot.load(path, [])
+
+
+def mount(folder: Path, options: str) -> bool:
+    """A small disk in memory; False where that is not permitted."""
+    folder.mkdir(exist_ok=True)
+    done = subprocess.run(["mount", "-t", "tmpfs", "-o", options, "acgd", folder], stderr=-3)
+    return done.returncode == 0
+
+
+def small_disks(torture: Torture, sizes: list[int]) -> str:
+    """Sweeps on disks that run full and then become larger, the last also read-only; in a line."""
+    home = torture.home / "disk"
+    for kilobytes in sizes:
+        if not mount(home, f"size={kilobytes}k"):
+            return "full and read-only disks: skipped, mounting is not permitted here"
+        try:
+            on_disk(torture, home, f"disk of {kilobytes} kB", "No space left on device")
+            remount(home, "size=64m")
+            finish(torture, home, f"disk of {kilobytes} kB, enlarged")
+            if kilobytes == sizes[-1]:
+                remount(home, "ro")
+                before = files(home)
+                on_disk(torture, home, "read-only disk", "Read-only file system")
+                remount(home, "rw")
+                if files(home) != before:
+                    torture.faults.append("read-only disk: other files than before")
+                finish(torture, home, "read-only disk, writable again")
+        finally:
+            subprocess.run(["umount", home], check=True)
+    return f"full disks {len(sizes)}, a read-only disk: each ended in one line and was finished"
+
+
+def remount(home: Path, options: str) -> None:
+    subprocess.run(["mount", "-o", f"remount,{options}", home], check=True)
+
+
+def on_disk(torture: Torture, home: Path, name: str, says: str) -> None:
+    """A sweep that cannot be written ends with exit code 1 and says why; no file is torn."""
+    said = torture.home / "said.txt"
+    said.unlink(missing_ok=True)
+    outputs = f"outputs={home / 'outputs'}"
+    victim = Victim(torture.home, [*torture.arguments, outputs])
+    if not victim.wait(PATIENCE) or victim.code != 1:
+        torture.faults.append(f"{name}: exit code {victim.code}")
+    text = said.read_text()
+    lines = [line for line in text.splitlines() if says in line]
+    if not lines or "Traceback" in text:
+        torture.faults.append(f"{name}: says {text.splitlines()[-3:]}")
+    with suppress(FileNotFoundError):
+        torture.check(home / "outputs/main")
+
+
+def finish(torture: Torture, home: Path, name: str) -> None:
+    victim = Victim(torture.home, [*torture.arguments, f"outputs={home / 'outputs'}"])
+    if not victim.wait(PATIENCE) or victim.code:
+        torture.faults.append(f"{name}: exit code {victim.code}")
+    torture.compare(home / "outputs/main", name)
+
+
+def main() -> int:
+    os.environ |= {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(config.HERE.parent)}
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("kills", type=int, metavar="N")
+    parser.add_argument("--seed", type=int, default=0, help="another one, other moments")
+    parser.add_argument("--disks", type=int, default=4, metavar="N", help="small disks to fill")
+    parser.add_argument("given", nargs="*", metavar="KEY=VALUE")
+    parser.add_argument("--keep", type=Path, metavar="DIR", help="where all is made, and stays")
+    options = parser.parse_intermixed_args()
+    with tempfile.TemporaryDirectory() as temporary:
+        home = options.keep or temporary
+        torture = Torture(options.kills, options.seed, options.given, Path(home).absolute())
+        torture.prepare()
+        torture.run()
+        used = sum(path.stat().st_size for path in torture.good.rglob("*") if path.is_file())
+        sizes = [int(used / 1000 * part) + 1 for part in (0.15, 0.4, 0.65, 0.9)]
+        disks = small_disks(torture, sizes[: options.disks]) if options.disks else ""
+        code = torture.report()
+        print(disks, end="\n" * bool(disks))
+    return code
+
+
+if __name__ == "__main__":
+    sys.exit(main())
