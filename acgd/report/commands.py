@@ -1,0 +1,75 @@
+"""The line to type that makes a picture again, without its seed: the page puts the seeds in."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from acgd import collect
+from acgd.collect import Record
+
+PLAIN = re.compile(r"[\w./:@%+-]+")  # Hydra reads it without quotes
+SUBJECT = ("prompt.path", "prompt.text", "prompt.image")  # in this order
+
+
+def command(record: Record) -> str:
+    """`python run.py ...`, where the words that the run was started with are known; else "".
+
+    Those words, with the one sound (text, picture) that this record is of.
+    """
+    given = record["overrides"] or started(record["folder"])
+    if given is None:
+        return ""
+    own = {key: record["config"].get(key) for key in SUBJECT}
+    own = {key: f"{key}={quoted(value)}" for key, value in own.items() if value is not None}
+    words = []
+    for word in given:
+        key = word.partition("=")[0]
+        if key != "seed":
+            words.append(own.pop(key, word))
+    return " ".join(["python run.py", *map(shlex.quote, [*words, *own.values()])])
+
+
+def started(folder: Path | None) -> list[str] | None:
+    """The words of the command that made a run outside a sweep, None where they are not known."""
+    told = collect.parse(folder / "environment.json").get("command") if folder else None
+    words = told[1:] if isinstance(told, list) else []
+    known = bool(told) and all(isinstance(word, str) and "=" in word for word in words)
+    return words if known and not any(word.startswith("-") for word in words) else None
+
+
+def again(record: Record) -> str:
+    """What repeats a run of which only the folder is known."""
+    folder: Path | None = record["folder"]
+    return f"python scripts/repeat.py {shlex.quote(near(folder))}" if folder else ""
+
+
+def near(folder: Path) -> str:
+    """A folder as seen from here where it lies below."""
+    here = Path.cwd()
+    whole = folder.absolute()
+    return str(whole.relative_to(here) if whole.is_relative_to(here) else folder)
+
+
+def sweep(folder: Path) -> str:
+    """The line that a sweep was started with, "" where it is not known."""
+    try:
+        told = yaml.load((folder / "multirun.yaml").read_text(encoding="utf-8"), collect.Loader)
+        words = [str(word) for word in told["hydra"]["overrides"]["task"]]
+    except (OSError, ValueError, KeyError, TypeError, yaml.YAMLError):
+        return ""
+    return " ".join(["python run.py", *map(shlex.quote, words), "-m"])
+
+
+def quoted(value: Any) -> str:
+    """A value in Hydra's grammar."""
+    if isinstance(value, list):
+        return f"[{','.join(quoted(one) for one in value)}]"
+    text = str(value)
+    if PLAIN.fullmatch(text):
+        return text
+    return '"' + text.replace('"', '\\"') + '"'

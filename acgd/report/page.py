@@ -1,0 +1,137 @@
+"""The page's HTML and the data it shows."""
+
+from __future__ import annotations
+
+import html
+import json
+import math
+import os
+import re
+import time
+from concurrent.futures import ThreadPoolExecutor
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from acgd import collect
+from acgd.collect import Record
+from acgd.loggers.disk import write
+from acgd.report import assets, commands, layout, sheet, tell
+
+HERE = Path(__file__).parent / "page"
+STYLE = ("page.css", "detail.css")
+SCRIPTS = ("tools.js", "sound.js", "grid.js", "detail.js", "compare.js", "start.js")
+ASSETS = "report"
+CHUNK = 100  # samples whose losses and traces come in one file
+
+
+def of_run(record: Record) -> str:
+    """A run's page: everything in one file but the pictures, which lie beside it."""
+    folder = record["folder"]
+    look = assets.of_run(record)
+    rows, _ = layout.rows([record])
+    rows[0] |= assets.subject(rows[0], folder / ASSETS / "sound", [record])
+    sample = tell.sample(record, 0, [], tell.scores([record])) | look
+    data = {
+        "kind": "run",
+        "title": f"{record['label'] or folder.name}, seed {record['seed']}",
+        "rows": rows,
+        "keys": [],
+        "scores": tell.scores([record]),
+        "samples": [sample],
+        "common": record["config"],
+        "details": [tell.detail(record, {}, assets.frames_of_run(record))],
+    }
+    return filled(data["title"], f"<script>window.ACGD = {script(data)};</script>", look["full"])
+
+
+def of_many(folder: Path, records: list[Record]) -> str:
+    """The page of a sweep or of outputs/NAME; writes what it shows into report/."""
+    home = folder / ASSETS
+    home.mkdir(exist_ok=True)
+    with ThreadPoolExecutor(os.cpu_count()) as pool:  # Pillow works beside Python's lock
+        looks = list(pool.map(lambda record: assets.of_many(record, home), records))
+    rows, where = layout.rows(records)
+    for i, row in enumerate(rows):
+        own = [record for record, at in zip(records, where, strict=True) if at == i]
+        row |= assets.subject(row, home / "sounds" / assets.name_of(row), own)
+    keys, scores = collect.varied(records), tell.scores(records)
+    values = layout.settings(records, keys)
+    samples = [
+        tell.sample(record, where[i], values[i], scores) | looks[i]
+        for i, record in enumerate(records)
+    ]
+    common = tell.common(records)
+    write_details(home, records, looks, common)
+    sheet.write(home / "contact_sheet.png", home, rows, keys, samples)
+    assets.tidy(home, rows, looks)
+    from acgd.report import comparison  # brings scipy along, which a run's page does without
+
+    is_sweep = folder.resolve().parent.name == "sweeps"
+    data = {
+        "kind": "sweep" if is_sweep else "folder",
+        "title": titled(folder),
+        "command": commands.sweep(folder) if is_sweep else "",
+        "rows": rows,
+        "keys": keys,
+        "scores": scores,
+        "samples": samples,
+        "common": common,
+        "chunk": CHUNK,
+        "tables": comparison.tables(folder, records, keys),
+        "sheet": f"{ASSETS}/contact_sheet.png",
+    }
+    write(home / "data.js", f"window.ACGD = {script(data)};\n")
+    return filled(data["title"], f'<script src="{ASSETS}/data.js"></script>', data["sheet"])
+
+
+def titled(folder: Path) -> str:
+    """outputs/main/sweeps/2026-03-14_10-00-00-000000 as "main, sweep of 2026-03-14 10:00:00"."""
+    folder = folder.resolve()
+    if folder.parent.name != "sweeps":
+        return folder.name
+    when = re.sub(r"_(\d\d)-(\d\d)-(\d\d)(-\d+)?$", r" \1:\2:\3", folder.name)
+    return f"{folder.parent.parent.name}, sweep of {when}"
+
+
+def write_details(home: Path, records: list[Record], looks: list[dict], common: dict) -> None:
+    """details-N.js: what is shown of a sample when it is enlarged, CHUNK samples a file."""
+    for number, start in enumerate(range(0, len(records), CHUNK)):
+        part = [
+            tell.detail(records[i], common, assets.frames_of_many(records[i], looks[i]))
+            for i in range(start, min(start + CHUNK, len(records)))
+        ]
+        write(home / f"details-{number}.js", f"ACGD.arrived({number}, {script(part)});\n")
+
+
+def script(data: Any) -> str:
+    """JSON that may stand in a script element, whatever strings are in it."""
+    text = json.dumps(finite(data), separators=(",", ":"), default=str)
+    return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
+
+
+def finite(value: Any) -> Any:
+    """The same with None for numbers that JSON does not have."""
+    if isinstance(value, dict):
+        return {str(key): finite(one) for key, one in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [finite(one) for one in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def filled(title: str, data: str, picture: str | None) -> str:
+    """The HTML with style and script in it; the picture is for browsers without scripts."""
+    template, style, code = template_parts()
+    fallback = f'<img src="{html.escape(picture)}" alt="The pictures">' if picture else ""
+    made = time.strftime("%Y-%m-%d %H:%M")
+    parts = {"title": html.escape(title), "made": made, "fallback": fallback}
+    parts |= {"style": style, "data": data, "script": code}
+    return re.sub(r"\{\{(\w+)\}\}", lambda found: parts[found[1]], template)
+
+
+@lru_cache(maxsize=1)
+def template_parts() -> tuple[str, str, str]:
+    def read(names: tuple[str, ...]) -> str:
+        return "\n".join((HERE / name).read_text(encoding="utf-8") for name in names)
+
+    return read(("page.html",)), read(STYLE), read(SCRIPTS)

@@ -1,0 +1,122 @@
+"""Records as the page's data: what a tile shows, and what an enlarged picture adds."""
+
+from __future__ import annotations
+
+import csv
+import math
+import re
+from pathlib import Path
+
+from acgd import collect
+from acgd.collect import Record
+from acgd.report import commands
+
+POINTS = 120  # of a loss curve at most
+FIRST = ("judge.similarity", "judge.image_audio", "judge.rank", "caption_agreement")
+LOW_IS_GOOD = ("rank", "seconds", "peak_mb")
+TOLD = ("ok", "failed", "interrupted", "not started")  # other states are unfinished runs
+
+
+def scores(records: list[Record]) -> list[dict]:
+    """The scores that records have: {"key", "name", "low" (less is better)}, judge's first."""
+    keys = dict.fromkeys(
+        key for record in records for key, value in record["scores"].items() if is_number(value)
+    )
+    keys = [key for key in FIRST if key in keys] + [key for key in keys if key not in FIRST]
+    return [
+        {"key": key, "name": name(key), "low": key.rpartition(".")[2] in LOW_IS_GOOD}
+        for key in keys
+        if not key.endswith(".of")
+    ]
+
+
+def name(key: str) -> str:
+    """judge.image_audio as "judge: image to audio"."""
+    who, dot, what = key.replace("image_", "image to ").replace("_", " ").rpartition(".")
+    return f"{who.replace('.', ' ')}: {what}" if dot else what
+
+
+def is_number(value: object) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def sample(record: Record, row: int, settings: list[str], columns: list[dict]) -> dict:
+    """What a tile shows of a record, and what it is sorted and filtered by."""
+    values = [record["scores"].get(column["key"]) for column in columns]
+    return {
+        "row": row,
+        "label": record["label"] or "",
+        "seed": record["seed"],
+        "status": record["status"] if record["status"] in TOLD else "unfinished",
+        "error": record["error"] or "",
+        "caption": record["caption"],
+        "words": [str(word) for word in record["words"]],
+        "settings": settings,
+        "scores": [rounded(value) if is_number(value) else None for value in values],
+        "command": commands.command(record),
+        "folder": record["folder"].name if record["folder"] else "",
+    }
+
+
+def detail(record: Record, common: dict, frames: list[dict]) -> dict:
+    """What an enlarged picture shows besides."""
+    own = {k: v for k, v in record["config"].items() if k not in common or common[k] != v}
+    of = {k.removesuffix(".of"): v for k, v in record["scores"].items() if k.endswith(".of")}
+    named = {k.removesuffix(".names"): v for k, v in record["scores"].items() if "names" in k}
+    return {
+        "frames": frames,
+        "losses": losses(record["folder"]),
+        "config": own,
+        "traceback": record["traceback"] or "",
+        "heard": record["heard"][:5],
+        "seen": {who: labels[:5] for who, labels in named.items() if isinstance(labels, list)},
+        "of": of,
+        "overrides": record["overrides"],
+        "again": commands.again(record),
+        "made": made(record["folder"]),
+    }
+
+
+def made(folder: Path | None) -> str:
+    """What a run was made with: versions, device and commit, as far as it was written down."""
+    told = collect.parse(folder / "environment.json") if folder else {}
+    packages = told.get("packages")
+    packages = packages if isinstance(packages, dict) else {}
+    parts = [f"{name} {packages[name]}" for name in ("acgd", "torch") if packages.get(name)]
+    parts += [str(told[key]) for key in ("device_name", "precision") if told.get(key)]
+    commit = re.match(r"[0-9a-f]{10}", str(told.get("git")))
+    return ", ".join(parts + ([f"commit {commit[0]}"] if commit else []))
+
+
+def common(records: list[Record]) -> dict:
+    """The settings that all records with a config share."""
+    configs = [record["config"] for record in records if record["config"]]
+    if not configs:
+        return {}
+    first, *others = configs
+    return {k: v for k, v in first.items() if all(k in c and c[k] == v for c in others)}
+
+
+def losses(folder: Path | None) -> dict[str, list]:
+    """losses.csv by column, at most POINTS rows of it, None where a step has no value."""
+    try:
+        with open(folder / "losses.csv", encoding="utf-8", newline="") as file:
+            rows = list(csv.DictReader(file))
+    except (OSError, TypeError, ValueError, csv.Error):
+        return {}
+    if len(rows) > POINTS:
+        rows = [rows[round(i * (len(rows) - 1) / (POINTS - 1))] for i in range(POINTS)]
+    names = [name for name in (rows[0] if rows else {}) if name not in (None, "t")]
+    return {name: [read(row.get(name)) for row in rows] for name in names}
+
+
+def read(text: str | None) -> float | None:
+    try:
+        value = float(text or "nan")
+    except ValueError:
+        return None
+    return rounded(value) if math.isfinite(value) else None
+
+
+def rounded(value: float) -> float | int:
+    return value if isinstance(value, int) else float(f"{value:.5g}")
