@@ -68,6 +68,8 @@ class Job:
         """One of its samples is finished or has failed: the last one, or a failure, decides."""
         self.left.discard(sample.run.folder)
         if sample.error is not None:
+            if sample.run.cfg["debug"]:
+                traceback.print_exception(sample.error)
             self.fail(sample.error, f"{sample.run.label}, seed {sample.run.seed}: ")
         elif not self.left and self.status != "failed":
             self.write("ok")
@@ -106,7 +108,8 @@ def summary(folder: Path) -> int:
     common = set.intersection(*given) if given else set()
     for job in bad:
         own = " ".join(one for one in job.get("overrides", []) if one not in common)
-        why = job.get("error", "its process ended before it could say why")
+        lost = "its process ended before it could say why"
+        why = job.get("error", "not begun" if job.get("status") == "waiting" else lost)
         say(f"{job.get('status', 'failed')}: {own}: {why}")
     if jobs:
         say(f"sweep: {len(jobs) - len(bad)} of {len(jobs)} jobs ok, {folder}")

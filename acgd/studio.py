@@ -24,6 +24,8 @@ from acgd.types import UserError
 PRECISIONS = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of mallopt
 _built: dict[str, tuple[str, Any]] = {}  # the last object of each config group, with its key
+# What holds a model goes with it, or there would be two of them while the next one is loaded.
+HOLDERS = {"encoder": ("encoder viewer", "describer"), "judge": ("judge viewer", "captioner")}
 
 
 class Studio:
@@ -43,8 +45,8 @@ class Studio:
         self.encoder = once("encoder", cfg["encoder"], **where)
         self.judge = once("judge", cfg["judge"], **where) if cfg["judge"]["_target_"] else None
         self.sampler = build(cfg["sampler"])
-        self.describer = make(cfg["describer"], encoder=self.encoder, **where)
-        self.captioner = build(cfg["captioner"], judge=self.judge, **where)
+        self.describer = once("describer", cfg["describer"], {"encoder": self.encoder}, **where)
+        self.captioner = once("captioner", cfg["captioner"], {"judge": self.judge}, **where)
         self.labels = metrics.read_labels(cfg["labels"])
         self.by_encoder = viewer("encoder", self.encoder, self.labels)
         self.by_judge = viewer("judge", self.judge, self.labels) if self.judge else None
@@ -65,10 +67,10 @@ class Studio:
                 model.park()
 
 
-def once(group: str, node: dict, **known: Any) -> Any:
-    """make(), or the object that the last job made from the same config."""
+def once(group: str, node: dict, models: dict[str, Any] | None = None, **known: Any) -> Any:
+    """make(), or the object that the last job made from the same config and the same models."""
     if is_new(group, node, **known):
-        _built[group] = (key(node, known), make(node, **known))
+        _built[group] = (key(node, known), make(node, **(models or {}), **known))
     return _built[group][1]
 
 
@@ -76,7 +78,8 @@ def is_new(group: str, node: dict, **known: Any) -> bool:
     """Whether the group must be made; the old one's memory goes before the new one's comes."""
     if _built.get(group, ("", None))[0] == key(node, known):
         return False
-    _built.pop(group, None)
+    for name in (group, *HOLDERS.get(group, ())):
+        _built.pop(name, None)
     return True
 
 

@@ -47,18 +47,17 @@ class InProcess(Launcher):
     def setup(
         self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig
     ) -> None:
-        self.hydra_context, self.config = hydra_context, config
+        loader, self.config = hydra_context.config_loader, config
+        self.compose = Composer(
+            lambda given: loader.load_sweep_config(config, given), loader.get_group_options
+        )
 
     def launch(
         self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int
     ) -> Sequence[JobReturn]:
         """Compose, announce and make the jobs. Raises only what none of them survives."""
         setup_globals()
-        loader = self.hydra_context.config_loader
-        compose = Composer(
-            lambda given: loader.load_sweep_config(self.config, given), loader.get_group_options
-        )
-        cfgs = [compose(overrides) for overrides in job_overrides]
+        cfgs = [self.compose(overrides) for overrides in job_overrides]
         folder = Path(str(self.config.hydra.sweep.dir))
         jobs = [
             Job(folder / str(number), list(filter_overrides(overrides)))

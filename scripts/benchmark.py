@@ -3,13 +3,14 @@
     main      the command as it is typed, from the shell to the picture: seconds and peak memory
     startup   --help and a mistake in the config, beside a Python that does nothing
     steps     one step of the sampler, by option: seconds a picture and peak memory
+    sweep     a sweep of eight jobs, its pictures one by one and in one batch
 
 `benchmark.py full` is the notebook's configuration at its true size: see benchmark_full.py.
 
 Columns: wall seconds, the processor's seconds (over all threads, little moved by what else runs),
 peak memory (of the largest process), and the wall seconds against the first line of the part:
 machines and loads differ, so compare within one run. The steps' cases take turns, round by round,
-and the median counts. Overrides hold for `main` and `steps`.
+and the median counts. Overrides hold for all parts but `startup`.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
 RUN = [sys.executable, str(ROOT / "run.py")]
-PARTS = ("main", "startup", "steps")
+PARTS = ("main", "startup", "steps", "sweep")
 STEPS = {  # case: overrides, pictures in the batch
     "as configured, 1 picture": ([], 1),
     "4 pictures": ([], 4),
@@ -48,6 +49,9 @@ STEPS = {  # case: overrides, pictures in the batch
     "cfg=3": (["guidance.cfg=3"], 1),
     "not channels_last": ([], 1),
 }
+
+
+JOBS = ["guidance.clip=500,1000", "seed=range(4)", "sampler.steps=20", "report=false", "-m"]
 
 
 @dataclass
@@ -137,6 +141,16 @@ def time_steps(what: str, overrides: list[str], batch: int, steps: int) -> Figur
     return Figure(what, seconds / taken, processor / taken, meter.megabytes() or math.nan)
 
 
+def measure_sweep(overrides: list[str]) -> Iterator[Figure]:
+    """Eight jobs in one command, start and end included."""
+    for what, size in (("eight jobs, one by one", 1), ("eight jobs, in one batch", 8)):
+        with tempfile.TemporaryDirectory() as folder:
+            own = [f"outputs='{folder}'", "logger=none", f"batch_size={size}"]
+            figure = measure([*RUN, *own, *JOBS, *overrides])
+        figure.what = what
+        yield figure
+
+
 def prepare(overrides: list[str], batch: int) -> tuple[Any, Iterator]:
     """The models (kept from case to case) and a guided run of `batch` pictures of "a dog"."""
     import hydra
@@ -197,6 +211,8 @@ def main(arguments: list[str] | None = None) -> None:
         show(measure_startup())
     if "steps" in only:
         show(measure_steps(args.overrides, args.steps, args.rounds))
+    if "sweep" in only:
+        show(measure_sweep(args.overrides))
 
 
 if __name__ == "__main__":

@@ -40,10 +40,29 @@ def test_every_case_of_the_steps_has_a_line(tiny, capsys):
     assert lines[0].rstrip().endswith("1.00 x")
 
 
+def test_a_sweep_is_timed_one_by_one_and_in_one_batch(monkeypatch, capsys):
+    given = []
+
+    def measure(words):
+        given.append(words)
+        return benchmark.Figure("", 2.0, 2.0, 100.0)
+
+    monkeypatch.setattr(benchmark, "measure", measure)
+    benchmark.main(["--only", "sweep", "seed=0,1"])
+    assert [["batch_size=1" in words, "batch_size=8" in words] for words in given] == [
+        [True, False],
+        [False, True],
+    ]
+    assert all(words[-1] == "seed=0,1" and "-m" in words for words in given)
+    alone, together, _ = capsys.readouterr().out.split("\n", 2)
+    assert alone.startswith("eight jobs, one by one ") and alone.rstrip().endswith("1.00 x")
+    assert together.startswith("eight jobs, in one batch ")
+
+
 def test_an_unknown_part_is_refused(capsys):
     with pytest.raises(SystemExit):
         benchmark.main(["--only", "nothing"])
-    assert "choose from main, startup, steps" in capsys.readouterr().err
+    assert "choose from main, startup, steps, sweep" in capsys.readouterr().err
 
 
 SMALL = {  # the notebook's models with everything but their sizes

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import gc
 import json
 import math
 import os
@@ -10,6 +11,7 @@ import shutil
 import signal
 import subprocess
 import time
+import weakref
 from pathlib import Path
 
 import hydra
@@ -19,7 +21,7 @@ from conftest import ROOT, command, compose
 from hydra.core.global_hydra import GlobalHydra
 from PIL import Image
 
-from acgd import config, jobs, sampling, sweep
+from acgd import config, jobs, sampling, studio, sweep
 from acgd.compose import Composer
 from acgd.config import CONF
 from acgd.jobs import Job
@@ -153,6 +155,27 @@ def test_a_batch_that_fails_is_tried_one_by_one(together, monkeypatch):
     assert [job.status for job in made] == ["ok", "ok", "failed", "ok"]
     said = json.loads((made[2].folder / "status.json").read_text())
     assert "out of memory" in said["error"] and "Traceback" in said["traceback"]
+
+
+def test_models_are_made_once_and_never_two_at_a_time(together, monkeypatch):
+    made, encoders, make = [], [], studio.make
+
+    def counting(node, **known):
+        name = Path(str(node.get("checkpoint", node["_target_"]))).stem
+        made.append(name)
+        if name == "encoder":
+            gc.collect()
+            assert not any(one() for one in encoders)
+        built = make(node, **known)
+        encoders.extend([weakref.ref(built)] if name == "encoder" else [])
+        return built
+
+    monkeypatch.setattr(studio, "_built", {})
+    monkeypatch.setattr(studio, "make", counting)
+    other = "encoder.truncate=false"
+    together(["sampler=ddim"], ["sampler=ddim", other], ["sampler=ddpm"], ["sampler=ddpm", other])
+    assert len(together.batches) == 4
+    assert [made.count(name) for name in ("unet", "encoder", "judge")] == [1, 2, 1]
 
 
 def test_jobs_are_announced_before_anything_is_made(together, monkeypatch, tmp_path):

@@ -136,6 +136,8 @@ class Record:
         trace = "".join(traceback.format_exception(error))
         with suppress(OSError):
             self.folder.mkdir(parents=True, exist_ok=True)
+            if not (self.folder / "config.yaml").exists():  # it failed before it started
+                write(self.folder / "config.yaml", as_yaml(self.run.cfg))
             self.log(f"{what}: {one_line(error)}")
             self.status(what, error=one_line(error), traceback=trace)
 
