@@ -13,6 +13,7 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
+from acgd.errors import say
 from acgd.launchers import Elsewhere, Lost
 from acgd.types import UserError
 
@@ -32,7 +33,7 @@ class Submitit(Elsewhere):
             while queue or running:
                 if some := queue[: max(0, self.room(len(running)))]:
                     queue = queue[len(some) :]
-                    sent = executor.map_array(self.work, some, [jobs[number] for number in some])
+                    sent = self.send(executor, some, [jobs[number] for number in some])
                     running |= dict(zip(some, sent, strict=True))
                 time.sleep(PAUSE)
                 there = self.there(list(running.values()))
@@ -66,6 +67,17 @@ class Submitit(Elsewhere):
             raise UserError(f"hydra.launcher: {str(error).splitlines()[0]}") from error
         return made
 
+    def send(self, executor: Any, numbers: list[int], given: list[list[str]]) -> list[Any]:
+        from submitit.core.utils import FailedJobError
+
+        try:
+            return executor.map_array(self.work, numbers, given)
+        except FailedJobError as error:  # sbatch says why on stderr
+            why = [
+                line for line in str(error).splitlines() if "error:" in line or "fatal:" in line
+            ] or [str(error)]
+            raise UserError(f"Slurm takes no jobs: {why[-1].strip()}") from error
+
     def room(self, running: int) -> int:
         """How many jobs can be handed over now."""
         raise NotImplementedError
@@ -97,18 +109,29 @@ class Slurm(Submitit):
     """Slurm has a queue of its own: array_parallelism jobs of it run at a time."""
 
     cluster = "slurm"
+    usual = ("None", "Priority", "Resources", "JobArrayTaskLimit", "BeginTime", "Dependency")
+
+    def __init__(self, **options: Any):
+        super().__init__(**options)
+        self.told = {*self.usual}  # reasons to wait that need not be told
 
     def room(self, running: int) -> int:
         return ARRAY
 
     def there(self, jobs: list[Any]) -> set[str] | None:
         """This user's jobs, 12 or 12_3 in an array. submitit would ask sacct, which many lack."""
-        ask = ["squeue", "--me", "--noheader", "--array", "--format=%i"]
+        ask = ["squeue", "--me", "--noheader", "--array", "--format=%i|%T|%r"]
         try:
             said = subprocess.run(ask, capture_output=True, text=True, timeout=60)
         except (OSError, subprocess.TimeoutExpired):
             return None
-        return None if said.returncode else set(said.stdout.split())
+        if said.returncode:
+            return None
+        rows = [line.split("|") for line in said.stdout.splitlines()]
+        for reason in {row[2] for row in rows if row[1] == "PENDING"} - self.told:
+            self.told.add(reason)
+            say(f"Slurm lets jobs wait: {reason}")
+        return {row[0] for row in rows}
 
 
 def cores() -> int:
