@@ -106,8 +106,7 @@ class Elsewhere(Launcher):
         path = os.environ.get("PYTHONPATH", "").split(os.pathsep)
         os.environ["PYTHONPATH"] = os.pathsep.join(dict.fromkeys([str(HERE), *filter(None, path)]))
         for number, overrides in jobs.items():
-            (self.folder / str(number)).mkdir(parents=True, exist_ok=True)
-            self.write(number, {"status": "waiting", "overrides": overrides})
+            self.wait(number, overrides)
         values = {}
         for number, value in self.spread(jobs):
             values[number] = value
@@ -117,6 +116,10 @@ class Elsewhere(Launcher):
     def spread(self, jobs: dict[int, list[str]]) -> Iterator[tuple[int, Any]]:
         """Run every job; yield its number and its value or exception as soon as it has ended."""
         raise NotImplementedError
+
+    def wait(self, number: int, overrides: list[str]) -> None:
+        (self.folder / str(number)).mkdir(parents=True, exist_ok=True)
+        self.write(number, {"status": "waiting", "overrides": overrides})
 
     def status(self, number: int) -> str:
         return disk.status(self.folder / str(number))

@@ -22,7 +22,7 @@ class Joblib(Elsewhere):
         for name in ("batch_size", "pre_dispatch", "max_nbytes"):
             if str(options[name]).isdecimal():  # the plugin's config has them as words
                 options[name] = int(options[name])
-        left = dict(jobs)
+        left, again = dict(jobs), set()
         while left:
             pool = Parallel(**options)
             calls = [delayed(attempt)(self.work, number, given) for number, given in left.items()]
@@ -31,10 +31,10 @@ class Joblib(Elsewhere):
                     left.pop(number)
                     yield number, value
             except BrokenProcessPool:  # one process was killed, and joblib ended the others
-                begun = [number for number in left if self.status(number) != "waiting"]
-                for number in begun or list(left):
+                begun = {number for number in left if self.status(number) != "waiting"}
+                for number in sorted(begun & again if begun else left):
                     left.pop(number)
-                    yield (
-                        number,
-                        Lost("a process was killed while this job ran; repeat the command"),
-                    )
+                    yield number, Lost("its process was killed twice; repeat the command")
+                for number in begun - again:  # which of them it was, nobody knows
+                    again.add(number)
+                    self.wait(number, jobs[number])

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import pickle
+import re
 import subprocess
 import time
 from collections.abc import Iterator
@@ -73,9 +74,7 @@ class Submitit(Elsewhere):
         try:
             return executor.map_array(self.work, numbers, given)
         except FailedJobError as error:  # sbatch says why on stderr
-            why = [
-                line for line in str(error).splitlines() if "error:" in line or "fatal:" in line
-            ] or [str(error)]
+            why = re.findall(r"(?:error|fatal): (.+)", str(error)) or [str(error)]
             raise UserError(f"Slurm takes no jobs: {why[-1].strip()}") from error
 
     def room(self, running: int) -> int:
