@@ -121,10 +121,11 @@ def end_in(count: int) -> None:
 
 class Torture:
     def __init__(self, kills: int, seed: int, extra: list[str], home: Path):
-        self.kills, self.home, self.extra = kills, home, extra
+        self.kills, self.home = kills, home
         self.chance, self.counted = random.Random(seed), Counter()
         self.faults: list[str] = []
-        self.arguments = [*SWEEP.split(), *extra]
+        words = {word.partition("=")[0]: word for word in [*SWEEP.split(), *extra]}
+        self.arguments = list(words.values())
 
     def prepare(self) -> None:
         """The untouched sweep, by a process of its own, and how long a copy takes for one."""
@@ -177,7 +178,7 @@ class Torture:
         for _ in range(self.chance.choice((1, 1, 2))):
             own = self.chance.random() < 1 / 8
             write = 0 if own or self.chance.random() < 0.6 else self.some_write(left)
-            life = self.chance.uniform(0, self.seconds * (0.2 + 0.5 * left)) + 4 * own
+            life = self.chance.uniform(0, self.seconds * (0.15 + 0.3 * left)) + 4 * own
             victim = Victim(home, self.arguments, own, write)
             victims[victim] = time.monotonic() + (PATIENCE if write else life)
         while not all(victim.ended() for victim in victims):
@@ -191,7 +192,7 @@ class Torture:
         return len(killed)
 
     def some_write(self, left: float) -> int:
-        return self.chance.randint(1, max(2, int(self.files * left)))
+        return self.chance.randint(1, max(2, int(self.files * left * 0.7)))
 
     def end(self, victim: Victim, name: str) -> None:
         victim.kill(name)

@@ -1,0 +1,58 @@
+"""A few kills of the many that scripts/torture.py is for."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+from conftest import ROOT, command
+
+ENVIRONMENT = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+
+
+def test_a_few_kills_lose_nothing(tiny, tmp_path):
+    small = [one for one in tiny if "checkpoint" in one]
+    small += ["sampler=plms", "sampler.steps=3", "guidance.clip=300", "seed=0,1,2", "twin=false"]
+    torture = [sys.executable, str(ROOT / "scripts" / "torture.py"), "4", "--disks", "1"]
+    done = subprocess.run(
+        [*torture, "--keep", str(tmp_path), *small],
+        env=ENVIRONMENT,
+        capture_output=True,
+        text=True,
+        timeout=250,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    lines = done.stdout.splitlines()
+    assert lines[0].startswith("kills ") and int(lines[0].split()[1].rstrip(":")) >= 4
+    assert lines[2:6] == [
+        "torn files 0",
+        "lost runs 0",
+        "differing pictures 0",
+        "other faults 0",
+    ]
+
+
+@pytest.mark.parametrize(("name", "code"), [("SIGTERM", 143)])
+def test_a_scheduler_s_signal_is_an_interruption(tiny, tmp_path, name, code):
+    words = ["prompt=text", "prompt.text=snow", "logger=none", "sampler.steps=900"]
+    made = subprocess.Popen(
+        command(*tiny, *words, "preview_every=1", "snapshot_every=0"),
+        cwd=tmp_path,
+        env=ENVIRONMENT,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    end = time.monotonic() + 100
+    while not list(tmp_path.rglob("step_0003.png")) and time.monotonic() < end:
+        time.sleep(0.05)
+    made.send_signal(getattr(signal, name))
+    _, said = made.communicate(timeout=60)
+    assert made.returncode == code, said
+    assert said.splitlines()[-1].startswith("acgd: interrupted")
+    (run,) = tmp_path.glob("outputs/main/*-seed0-*")
+    assert '"interrupted"' in (run / "status.json").read_text()
+    assert (run / "snapshot.pt").is_file()  # of the step that it stood at
