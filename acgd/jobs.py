@@ -8,7 +8,6 @@ folders of its samples relative to outputs/NAME, written before anything is samp
 from __future__ import annotations
 
 import json
-import math
 import os
 import traceback
 from pathlib import Path
@@ -75,18 +74,16 @@ class Job:
             self.write("ok")
 
     def value(self) -> float | None:
-        """The mean of the metric that the config asks to `optimize`; nan where the job failed.
+        """The mean of the score that the config asks to `optimize`, None where the job failed.
 
-        A search takes nan for a trial that failed and goes on.
+        Optuna takes None for a trial that failed and goes on; nan would end its search.
         """
-        if self.status != "ok":
-            return math.nan
-        name = self.runs[0].cfg["optimize"]
+        name = self.runs[0].cfg["optimize"] if self.status == "ok" else None
         try:
             return None if name is None else mean_score(self.runs, name)
         except UserError as error:
             self.fail(error)
-            return math.nan
+            return None
 
 
 def mean_score(runs: list[Run], name: str) -> float:

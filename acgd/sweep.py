@@ -114,7 +114,7 @@ def make(jobs: list[Job]) -> None:
 
 
 def returned(job: Job) -> JobReturn:
-    """What Hydra's sweepers are told; a failed job is one whose value is nan."""
+    """What Hydra's sweepers are told; a failed job has no value."""
     value = JobReturn(overrides=job.overrides, status=JobStatus.COMPLETED)
     value.return_value = job.value()
     return value

@@ -8,7 +8,6 @@ first job whose process is lost and leave the rest unattended; these, which stan
 from __future__ import annotations
 
 import json
-import math
 import os
 import traceback
 from collections.abc import Iterator, Sequence
@@ -142,7 +141,7 @@ class Elsewhere(Launcher):
 
 
 def returned(value: Any, overrides: list[str]) -> JobReturn:
-    """What Hydra's sweepers are told; a failed job is one whose value is nan (see acgd.jobs)."""
+    """What Hydra's sweepers are told; a failed job has no value (see acgd.jobs.Job.value)."""
     ended = JobReturn(overrides=overrides, status=Ended.COMPLETED)
-    ended.return_value = math.nan if isinstance(value, Exception) else value
+    ended.return_value = None if isinstance(value, Exception) else value
     return ended
