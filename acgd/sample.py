@@ -10,7 +10,7 @@ from acgd.loggers.disk import Record
 from acgd.types import PromptSource, Target
 
 
-@dataclass
+@dataclass(eq=False)
 class Sample:
     """A run, its record on disk, and what each stage adds for the next."""
 

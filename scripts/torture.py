@@ -3,13 +3,13 @@
     python scripts/torture.py 200 [--seed S] [KEY=VALUE ...]
 
 Victims are real processes: copies (fork) of one that has the models loaded, so that most of their
-life is work, and every eighth a `python run.py` of its own. They get SIGKILL, SIGTERM or SIGINT at
-a random moment, or SIGKILL in the midst of their n-th write, half of the file on disk; a third of
+life is work, and every twelfth a `python run.py` of its own. They get SIGKILL, SIGTERM or SIGINT at
+a random moment, or SIGKILL in the midst of their n-th write, half of the file on disk; half of
 the time two of them work on the same folder. Between kills every file is read: it has to be whole,
 and what was finished has to be finished still. Then a small disk that runs full and one that is
 read-only (both where mounting is permitted). Exit code: 0 if nothing was torn, lost or different.
 
-KEY=VALUE go to the sweeps (other weights, a GPU). One core is used for each of two processes.
+KEY=VALUE go to the sweeps (other weights, more steps). One core is used for each of two processes.
 """
 
 from __future__ import annotations
@@ -175,8 +175,8 @@ class Torture:
         `left`: the share of the sweep that is still to be made.
         """
         victims = {}
-        for _ in range(self.chance.choice((1, 1, 2))):
-            own = self.chance.random() < 1 / 8
+        for _ in range(self.chance.choice((1, 2))):
+            own = self.chance.random() < 1 / 12
             write = 0 if own or self.chance.random() < 0.6 else self.some_write(left)
             life = self.chance.uniform(0, self.seconds * (0.15 + 0.3 * left)) + 4 * own
             victim = Victim(home, self.arguments, own, write)
