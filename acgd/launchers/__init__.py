@@ -106,10 +106,10 @@ class Elsewhere(Launcher):
         os.environ["PYTHONPATH"] = os.pathsep.join(dict.fromkeys([str(HERE), *filter(None, path)]))
         for number, overrides in jobs.items():
             self.wait(number, overrides)
-        values = {}
+        values, common = {}, set.intersection(*map(set, jobs.values())) if len(jobs) > 1 else set()
         for number, value in self.spread(jobs):
             values[number] = value
-            self.ended(number, jobs[number], value)
+            self.ended(number, [one for one in jobs[number] if one not in common], value)
         return [returned(values.get(number), jobs[number]) for number in jobs]
 
     def spread(self, jobs: dict[int, list[str]]) -> Iterator[tuple[int, Any]]:
@@ -126,8 +126,11 @@ class Elsewhere(Launcher):
     def write(self, number: int, content: dict) -> None:
         disk.write(self.folder / str(number) / "status.json", json.dumps(content, indent=1) + "\n")
 
-    def ended(self, number: int, overrides: list[str], value: Any) -> None:
-        """Write down what the job could not write itself, and tell what cannot be seen here."""
+    def ended(self, number: int, own: list[str], value: Any) -> None:
+        """Write down what the job could not write itself, and tell what cannot be seen here.
+
+        own: the overrides that are not those of every job.
+        """
         known = disk.state(self.folder / str(number))
         if isinstance(value, Exception) and known.get("status") in ("waiting", "running"):
             trace = "".join(traceback.format_exception(value))
@@ -137,7 +140,7 @@ class Elsewhere(Launcher):
         elif self.heard:
             return
         said = known.get("error") or known.get("status", "no status.json")
-        say(f"job {number}, {' '.join(overrides)}: {said}")
+        say(f"job {number}, {' '.join(own)}: {said}")
 
 
 def returned(value: Any, overrides: list[str]) -> JobReturn:

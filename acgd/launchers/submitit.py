@@ -144,6 +144,7 @@ def outcome(job: Any) -> Any:
 
 
 def last_word(job: Any) -> str:
-    """Why a process ended, as far as its last line on stderr tells."""
-    lines = (job.stderr() or "").strip().splitlines() or ["it left no word"]
-    return f"its process was lost ({lines[-1].strip()}); repeat the command"
+    """Why a process ended, where Slurm or the system left a word."""
+    words = re.findall(r"(?:slurm\w*: error: |Out of memory).*", job.stderr() or "")
+    why = f" ({words[-1].strip()})" if words else ""
+    return f"its process was lost{why}; repeat the command"
