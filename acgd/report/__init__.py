@@ -31,9 +31,7 @@ def build(folder: str | Path) -> Path:
         raise UserError(f"{folder}: no such folder; {GIVE}")
     records = collect.read(folder)
     if not records:
-        raise UserError(
-            f"{folder}: no runs in here; give a run's folder, a sweep's or outputs/NAME"
-        )
+        raise UserError(f"{folder}: there are no runs in it; {GIVE}")
     alone = records[0]["folder"] == folder
     content = page.of_run(records[0]) if alone else page.of_many(folder, records)
     write(folder / NAME, content)

@@ -19,7 +19,7 @@ from acgd.loggers.disk import write
 from acgd.report import assets, commands, layout, sheet, tell
 
 HERE = Path(__file__).parent / "page"
-STYLE = ("page.css", "detail.css")
+STYLE = ("page.css", "detail.css", "compare.css")
 SCRIPTS = ("tools.js", "sound.js", "grid.js", "detail.js", "compare.js", "start.js")
 ASSETS = "report"
 CHUNK = 100  # samples whose losses and traces come in one file

@@ -68,10 +68,10 @@ function subjects() {
 
 function title(column, name) {
   if (view.columns === "row") return data.rows[column].label;
-  if (view.columns === "seed") return `seed ${column}`;
-  if (view.columns !== "all") return [h("small", {}, name), column || "(not set)"];
+  if (view.columns === "seed") return column ? `seed ${column}` : "no seed";
+  if (view.columns !== "all") return [h("small", {}, name), " ", column || "(not set)"];
   return column.split("\u0000").map((one, k) =>
-    h("div", {}, h("small", {}, data.keys[k]), one || "(not set)"));
+    h("div", {}, h("small", {}, data.keys[k]), " ", one || "(not set)"));
 }
 
 function axisName(axis) {

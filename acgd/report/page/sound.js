@@ -21,7 +21,7 @@ function player(row) {
 function play(own, at = null) {
   if (playing !== own) {
     speaker.pause();
-    if (playing) show(false);
+    if (playing) { show(false); playing.line.removeAttribute("style"); }
     playing = own;
     speaker.src = own.row.sound.mp3;
   }
@@ -44,4 +44,4 @@ function follow() {
 
 speaker.addEventListener("play", () => { show(true); follow(); });
 speaker.addEventListener("pause", () => show(false));
-speaker.addEventListener("ended", () => { show(false); playing.line.style.width = "0"; });
+speaker.addEventListener("ended", () => { show(false); playing.line.removeAttribute("style"); });

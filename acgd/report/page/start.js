@@ -1,7 +1,7 @@
 // The page's head, the controls, the list of what failed; then the first drawing.
 
 function select(name, choices, key, change = draw) {
-  const box = h("select", {}, choices.map(([value, text]) => h("option", { value }, text)));
+  const box = h("select", { "aria-label": name }, choices.map(([value, text]) => h("option", { value }, text)));
   box.value = typeof key === "function" ? key() : view[key];
   box.addEventListener("change", () => {
     if (typeof key === "function") key(box.value); else view[key] = box.value;
