@@ -41,20 +41,25 @@ def means(rows: list[Row], by: list[str], labels: list[str]) -> list[str]:
 
 
 def differences(rows: list[Row]) -> list[str]:
-    header = ["difference", "mean", "95 % interval", "pairs", "p", "Holm", "unpaired"]
-    cells = [
-        [
-            f"{short(row['b'], HALF)} - {short(row['a'], HALF)}",
-            number(row["difference"], "+"),
-            span(row["low"], row["high"], "+"),
-            str(row["n"]),
-            chance(row["p"]),
-            chance(row["p_holm"]),
-            str(row["unpaired_a"] + row["unpaired_b"] or ""),
+    """A table for each baseline; its rows are the others less the baseline."""
+    lines = []
+    for base in dict.fromkeys(row["a"] for row in rows):
+        header = [f"less {short(base)}", "mean", "95 % interval", "pairs", "p", "Holm", "unpaired"]
+        cells = [
+            [
+                short(row["b"]),
+                number(row["difference"], "+"),
+                span(row["low"], row["high"], "+"),
+                str(row["n"]),
+                chance(row["p"]),
+                chance(row["p_holm"]),
+                str(row["unpaired_a"] + row["unpaired_b"] or ""),
+            ]
+            for row in rows
+            if row["a"] == base
         ]
-        for row in rows
-    ]
-    return aligned(header, cells) if cells else []
+        lines += aligned(header, cells)
+    return lines
 
 
 def aligned(header: list[str], cells: list[list[str]]) -> list[str]:
@@ -72,9 +77,10 @@ def aligned(header: list[str], cells: list[list[str]]) -> list[str]:
     ]
 
 
-def short(label: str, most: int = LABEL) -> str:
+def short(label: str) -> str:
     """The beginning and the end of a long label."""
-    return label if len(label) <= most else f"{label[: most // 2 - 1]}..{label[1 - most // 2 :]}"
+    half = LABEL // 2 - 1
+    return label if len(label) <= LABEL else f"{label[:half]}..{label[-half:]}"
 
 
 def number(x: float | None, sign: str = "") -> str:
