@@ -367,3 +367,10 @@ def test_tables_keep_to_a_hundred_columns(tmp_path):
     said = tables.text(compare.write(tmp_path, records, ["sampler.steps", "guidance.clip"]))
     assert max(map(len, said.splitlines())) <= 100
     assert re.search(r"steps=a+\.\.a+ clip=123456 ", said) and "less steps=" in said
+
+
+def test_parquet_where_pyarrow_is_there(sweep):
+    parquet = pytest.importorskip("pyarrow.parquet")
+    found = compare.write(sweep, collect.read(sweep))
+    assert parquet.read_table(sweep / "compare.parquet").to_pylist() == found["table"]
+    assert parquet.read_table(sweep / "pairs.parquet").to_pylist() == found["pairs"]
