@@ -105,9 +105,11 @@ def summary(folder: Path) -> int:
     common = set.intersection(*given) if given else set()
     for job in bad:
         own = " ".join(one for one in job.get("overrides", []) if one not in common)
-        lost = "its process ended before it could say why"
-        why = job.get("error", "not begun" if job.get("status") == "waiting" else lost)
-        say(f"{job.get('status', 'failed')}: {own}: {why}")
+        why = job.get("error", "its process ended before it could say why")
+        if job.get("status") != "waiting":
+            say(f"{job.get('status', 'failed')}: {own}: {why}")
+    if waiting := sum(job.get("status") == "waiting" for job in jobs):
+        say(f"not begun: {waiting} of {len(jobs)} jobs; the same command makes them")
     if jobs:
         say(f"sweep: {len(jobs) - len(bad)} of {len(jobs)} jobs ok, {folder}")
     tell_best(folder)

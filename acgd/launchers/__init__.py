@@ -104,6 +104,7 @@ class Elsewhere(Launcher):
         self.work.state = Singleton.get_state()
         path = os.environ.get("PYTHONPATH", "").split(os.pathsep)
         os.environ["PYTHONPATH"] = os.pathsep.join(dict.fromkeys([str(HERE), *filter(None, path)]))
+        self.open()
         for number, overrides in jobs.items():
             self.wait(number, overrides)
         values, common = {}, set.intersection(*map(set, jobs.values())) if len(jobs) > 1 else set()
@@ -111,6 +112,9 @@ class Elsewhere(Launcher):
             values[number] = value
             self.ended(number, [one for one in jobs[number] if one not in common], value)
         return [returned(values.get(number), jobs[number]) for number in jobs]
+
+    def open(self) -> None:
+        """Get ready; UserError where there is nobody to give jobs to."""
 
     def spread(self, jobs: dict[int, list[str]]) -> Iterator[tuple[int, Any]]:
         """Run every job; yield its number and its value or exception as soon as it has ended."""

@@ -18,14 +18,21 @@ PATIENCE = 20  # seconds for the cluster's head to answer
 class Ray(Elsewhere):
     """ray.init: where the cluster is; ray.remote: what a job takes of it, num_cpus and so on.
 
-    A worker process keeps its models for its next job, and torch takes num_cpus threads.
+    A worker process keeps its models for its next job, and torch takes num_cpus threads. What jobs
+    print is in Ray's own logs; ray.init.log_to_driver=true brings it here.
     """
 
-    def spread(self, jobs: dict[int, list[str]]) -> Iterator[tuple[int, Any]]:
+    heard = False
+
+    def open(self) -> None:
         import ray
 
         if not ray.is_initialized():
             connect(**self.options["ray"]["init"])
+
+    def spread(self, jobs: dict[int, list[str]]) -> Iterator[tuple[int, Any]]:
+        import ray
+
         run = ray.remote(**{"max_retries": 0, **self.options["ray"]["remote"]})(attempt)
         work = ray.put(self.work)
         left = {run.remote(work, number, given): number for number, given in jobs.items()}
@@ -48,7 +55,8 @@ def connect(address: str | None = None, **options: Any) -> None:
     if asked not in ("auto", "local", None) and not answers(asked):
         raise UserError(f"{asked}: no Ray cluster answers there; {how}HOST:6379")
     try:
-        ray.init(**{"address": asked, "logging_level": "error", **options})
+        quiet = {"logging_level": "error", "log_to_driver": False}
+        ray.init(**{**quiet, **options, "address": asked})
     except ConnectionError:
         raise UserError(f"no Ray cluster runs on this machine; {how}HOST:6379") from None
 

@@ -28,13 +28,13 @@ class Submitit(Elsewhere):
     cluster, heard = "", False
 
     def spread(self, jobs: dict[int, list[str]]) -> Iterator[tuple[int, Any]]:
-        queue, running, executor = list(jobs), {}, self.executor()
+        queue, running = list(jobs), {}
         missed: dict[int, float] = {}  # job -> when it was first found gone
         try:
             while queue or running:
                 if some := queue[: max(0, self.room(len(running)))]:
                     queue = queue[len(some) :]
-                    sent = self.send(executor, some, [jobs[number] for number in some])
+                    sent = self.send(some, [jobs[number] for number in some])
                     running |= dict(zip(some, sent, strict=True))
                 time.sleep(PAUSE)
                 there = self.there(list(running.values()))
@@ -50,7 +50,7 @@ class Submitit(Elsewhere):
             for job in running.values():
                 job.cancel(check=False)
 
-    def executor(self) -> Any:
+    def open(self) -> None:
         from submitit import AutoExecutor
 
         own = {name: value for name, value in self.options.items() if value is not None}
@@ -58,21 +58,20 @@ class Submitit(Elsewhere):
         tries = own.pop("max_num_timeout", None)  # how often a job whose time ran out goes on
         first = {} if tries is None else {f"{self.cluster}_max_num_timeout": tries}
         try:
-            made = AutoExecutor(folder, cluster=self.cluster, **first)
+            self.executor = AutoExecutor(folder, cluster=self.cluster, **first)
             common = {"name", "timeout_min", "mem_gb", "nodes", "cpus_per_task", "gpus_per_node"}
             common |= {"tasks_per_node", "stderr_to_stdout"}
-            made.update_parameters(
+            self.executor.update_parameters(
                 **{name if name in common else f"slurm_{name}": own[name] for name in own}
             )
         except (RuntimeError, ValueError, TypeError, NameError) as error:
             raise UserError(f"hydra.launcher: {str(error).splitlines()[0]}") from error
-        return made
 
-    def send(self, executor: Any, numbers: list[int], given: list[list[str]]) -> list[Any]:
+    def send(self, numbers: list[int], given: list[list[str]]) -> list[Any]:
         from submitit.core.utils import FailedJobError
 
         try:
-            return executor.map_array(self.work, numbers, given)
+            return self.executor.map_array(self.work, numbers, given)
         except FailedJobError as error:  # sbatch says why on stderr
             why = re.findall(r"(?:error|fatal): (.+)", str(error)) or [str(error)]
             raise UserError(f"Slurm takes no jobs: {why[-1].strip()}") from error
@@ -91,11 +90,11 @@ class Local(Submitit):
 
     cluster = "local"
 
-    def executor(self) -> Any:
+    def open(self) -> None:
         threads = self.options["cpus_per_task"] or 1
         os.environ.setdefault("OMP_NUM_THREADS", str(threads))
         self.most = max(1, cores() // threads)
-        return super().executor()
+        super().open()
 
     def room(self, running: int) -> int:
         return self.most - running
@@ -145,6 +144,6 @@ def outcome(job: Any) -> Any:
 
 def last_word(job: Any) -> str:
     """Why a process ended, where Slurm or the system left a word."""
-    words = re.findall(r"(?:slurm\w*: error: |Out of memory).*", job.stderr() or "")
+    words = re.findall(r"(?:slurm\S*: error: |Out of memory).*", job.stderr() or "")
     why = f" ({words[-1].strip()})" if words else ""
     return f"its process was lost{why}; repeat the command"
