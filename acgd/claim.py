@@ -110,6 +110,11 @@ def lock(folder: Path) -> Iterator[None]:
         yield
     finally:
         if disk.status(folder) == "ok":
-            with suppress(OSError):
-                (folder / LOCK).unlink(missing_ok=True)
+            open_up(folder)
         own.release()
+
+
+def open_up(folder: Path) -> None:
+    """A finished folder needs no lock any more, its own or one that a killed process left."""
+    with suppress(OSError):
+        (folder / LOCK).unlink(missing_ok=True)

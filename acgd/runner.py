@@ -79,7 +79,10 @@ def opened(runs: list[Run]) -> Iterator[Sample]:
 
 
 def finished(run: Run) -> bool:
-    return disk.status(run.folder) == "ok"
+    done = disk.status(run.folder) == "ok"
+    if done:
+        claim.open_up(run.folder)
+    return done
 
 
 def paint_all(group: list[Sample], alone: bool) -> Iterator[Sample]:

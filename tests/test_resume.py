@@ -152,6 +152,7 @@ def test_a_batch_is_ok_as_a_whole(runs, monkeypatch, tmp_path):
         runner.render(made)
     written = contents(made)
     monkeypatch.setattr(sampling, "draw", None)  # nothing is sampled again
+    (made[2].folder / ".lock").touch()  # killed before it was taken away
     runner.render(made)
     assert [disk.status(run.folder) for run in made] == ["ok"] * 3
     assert contents(made) == {name: data for name, data in written.items() if ".lock" not in name}
