@@ -21,7 +21,7 @@ from acgd.report import assets, commands, layout, sheet, tell
 HERE = Path(__file__).parent / "page"
 STYLE = ("page.css", "detail.css", "compare.css")
 SCRIPTS = ("tools.js", "sound.js", "grid.js", "detail.js", "compare.js", "start.js")
-ASSETS = "report"
+ASSETS, SHEET = "report", "contact_sheet.png"
 CHUNK = 100  # samples whose losses and traces come in one file
 
 
@@ -40,38 +40,27 @@ def of_run(record: Record) -> str:
         "scores": tell.scores([record]),
         "samples": [sample],
         "common": record["config"],
-        "details": [tell.detail(record, {}, assets.frames_of_run(record))],
+        "details": [tell.detail(record, record["config"], assets.frames_of_run(record))],
     }
     return filled(data["title"], f"<script>window.ACGD = {script(data)};</script>", look["full"])
 
 
 def of_many(folder: Path, records: list[Record]) -> str:
     """The page of a sweep or of outputs/NAME; writes what it shows into report/."""
-    home = folder / ASSETS
-    home.mkdir(exist_ok=True)
-    with ThreadPoolExecutor(os.cpu_count()) as pool:  # Pillow works beside Python's lock
-        looks = list(pool.map(lambda record: assets.of_many(record, home), records))
-    rows, where = layout.rows(records)
-    for i, row in enumerate(rows):
-        own = [record for record, at in zip(records, where, strict=True) if at == i]
-        row |= assets.subject(row, home / "sounds" / assets.name_of(row), own)
-    keys, scores = collect.varied(records), tell.scores(records)
-    values = layout.settings(records, keys)
-    samples = [
-        tell.sample(record, where[i], values[i], scores) | looks[i]
-        for i, record in enumerate(records)
-    ]
-    common = tell.common(records)
-    write_details(home, records, looks, common)
-    sheet.write(home / "contact_sheet.png", home, rows, keys, samples)
-    assets.tidy(home, rows, looks)
     from acgd.report import comparison  # brings scipy along, which a run's page does without
 
-    is_sweep = folder.resolve().parent.name == "sweeps"
+    home = folder / ASSETS
+    home.mkdir(exist_ok=True)
+    rows, where = layout.rows(records)
+    looks = made(home, records, rows, where)
+    keys, scores, common = collect.varied(records), tell.scores(records), tell.common(records)
+    told = zip(records, where, layout.settings(records, keys), looks, strict=True)
+    samples = [tell.sample(record, *place, scores) | look for record, *place, look in told]
+    write_details(home, records, looks, common)
+    sheet.write(home / SHEET, home, rows, keys, samples)
+    assets.tidy(home, rows, looks)
     data = {
-        "kind": "sweep" if is_sweep else "folder",
-        "title": titled(folder),
-        "command": commands.sweep(folder) if is_sweep else "",
+        **about(folder),
         "rows": rows,
         "keys": keys,
         "scores": scores,
@@ -79,23 +68,43 @@ def of_many(folder: Path, records: list[Record]) -> str:
         "common": common,
         "chunk": CHUNK,
         "tables": comparison.tables(folder, records, keys),
-        "sheet": f"{ASSETS}/contact_sheet.png",
+        "sheet": f"{ASSETS}/{SHEET}",
     }
     write(home / "data.js", f"window.ACGD = {script(data)};\n")
     return filled(data["title"], f'<script src="{ASSETS}/data.js"></script>', data["sheet"])
 
 
-def titled(folder: Path) -> str:
-    """outputs/main/sweeps/2026-03-14_10-00-00-000000 as "main, sweep of 2026-03-14 10:00:00"."""
+def made(home: Path, records: list[Record], rows: list[dict], where: list[int]) -> list[dict]:
+    """The files of all records and rows: each record's URLs; the rows are told theirs."""
+    own: list[list[Record]] = [[] for _ in rows]
+    for record, at in zip(records, where, strict=True):
+        own[at].append(record)
+
+    def of_row(row: dict, records: list[Record]) -> None:
+        row |= assets.subject(row, home / "sounds" / assets.name_of(row), records)
+
+    with ThreadPoolExecutor(os.cpu_count()) as pool:  # Pillow works beside Python's lock
+        list(pool.map(of_row, rows, own))
+        return list(pool.map(lambda record: assets.of_many(record, home), records))
+
+
+def about(folder: Path) -> dict[str, str]:
+    """Kind, title and command of outputs/main/sweeps/2026-03-14_10-00-00-000000 or outputs/main.
+
+    The title is "main, sweep of 2026-03-14 10:00:00" or "main".
+    """
     folder = folder.resolve()
     if folder.parent.name != "sweeps":
-        return folder.name
+        return {"kind": "folder", "title": folder.name, "command": ""}
     when = re.sub(r"_(\d\d)-(\d\d)-(\d\d)(-\d+)?$", r" \1:\2:\3", folder.name)
-    return f"{folder.parent.parent.name}, sweep of {when}"
+    title = f"{folder.parent.parent.name}, sweep of {when}"
+    return {"kind": "sweep", "title": title, "command": commands.sweep(folder)}
 
 
 def write_details(home: Path, records: list[Record], looks: list[dict], common: dict) -> None:
     """details-N.js: what is shown of a sample when it is enlarged, CHUNK samples a file."""
+    for old in home.glob("details-*.js"):
+        old.unlink()
     for number, start in enumerate(range(0, len(records), CHUNK)):
         part = [
             tell.detail(records[i], common, assets.frames_of_many(records[i], looks[i]))

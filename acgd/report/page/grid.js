@@ -40,7 +40,7 @@ function grid(list) {
   for (const row of rows) {
     const own = columns.map((column) => cells.get(`${row}\u0001${column}`) ?? []);
     table.append(h("div", { class: "line row", role: "row" },
-      h("div", { class: "about", role: "rowheader" }, about(row, own.flat())),
+      h("div", { class: "about", role: "rowheader" }, h("div", { class: "stay" }, about(row, own.flat()))),
       columns.map((column, i) => cell(own[i], named(view.columns, column).join(", ")))));
   }
   return table;
@@ -121,7 +121,8 @@ function cell(list, name) {
 function rest(sample) {
   const axes = [view.rows, view.columns];
   const values = axes.includes("all") ? [] : sample.settings.filter((_, k) => !axes.includes(String(k)));
-  if (!axes.includes("seed") && sample.seed !== null) values.push(`seed ${sample.seed}`);
+  const word = Number(view.size) < 100 ? "" : "seed ";
+  if (!axes.includes("seed") && sample.seed !== null) values.push(`${word}${sample.seed}`);
   if (!axes.includes("row")) values.unshift(data.rows[sample.row].label);
   return values.join(", ");
 }
@@ -147,7 +148,7 @@ function tile(sample, note, name) {
     : h("span", { class: "none" }, h("b", {}, ok ? "no picture" : sample.status), sample.error.slice(0, 90));
   return h("button", {
     class: `tile${sample.status === "failed" ? " bad" : ""}`, type: "button", tabindex: "-1",
-    "data-i": sample.index, title: [sample.label, ...sample.settings, sample.caption].filter(Boolean).join("\n"),
+    "data-i": sample.index, title: [sample.label, ...sample.settings, `seed ${sample.seed}`, sample.caption].filter(Boolean).join("\n"),
   },
   picture, !ok && sample.thumb ? h("span", { class: "badge" }, sample.status) : null,
   view.captions && Number(view.size) > 80 && sample.thumb ? h("span", { class: "name" }, name) : null,

@@ -47,7 +47,7 @@ function controls() {
       h("span", { class: "legend", id: "legend" }),
       h("span", { id: "least" }),
       data.rows.length > 1 ? select(subjects()[0].toUpperCase() + subjects().slice(1), [["", "all"], ...data.rows.map((row, i) => [String(i), row.label])], "row") : null,
-      data.keys.map((key, k) => select(key, [["", "all"], ...values(k)], (to) => {
+      data.keys.slice(0, 6).map((key, k) => select(key, [["", "all"], ...values(k)], (to) => {
         if (to !== undefined) view.settings[k] = to;
         return view.settings[k];
       })),
@@ -83,13 +83,14 @@ function head() {
   const count = (status) => samples.filter((sample) => sample.status === status).length;
   const pictures = samples.filter((sample) => sample.full).length;
   const parts = [`${pictures} picture${pictures === 1 ? "" : "s"}`, `${data.rows.length} ${subjects()}${data.rows.length === 1 ? "" : "s"}`];
-  for (const key of data.keys) {
+  for (const key of data.keys.slice(0, 4)) {
     const values = distinct(samples, String(data.keys.indexOf(key)));
     parts.push(values.length > 6 ? `${key} with ${values.length} values` : `${key} ${values.join(", ")}`);
   }
+  if (data.keys.length > 4) parts.push(`${data.keys.length - 4} more settings`);
   const seeds = distinct(samples, "seed").filter(Boolean);
   if (seeds.length) parts.push(seeds.length > 6 ? `${seeds.length} seeds` : `seed ${seeds.join(", ")}`);
-  for (const status of ["failed", "interrupted", "unfinished"]) if (count(status)) parts.push(`${count(status)} ${status}`);
+  for (const status of ["failed", "interrupted", "not started", "unfinished"]) if (count(status)) parts.push(`${count(status)} ${status}`);
   const links = [
     byId("failed") ? h("a", { href: "#failed" }, `What failed (${count("failed")})`) : null,
     byId("comparison") ? h("a", { href: "#comparison" }, "Comparison") : null,
