@@ -17,7 +17,7 @@ import numpy as np
 
 from acgd.collect import Record, parse, text
 
-EMBEDDINGS = "embeddings.json"  # written by acgd.results
+EMBEDDINGS = "embeddings.json"  # the judge's, of picture and sound; written by acgd.results
 
 
 class Measure(NamedTuple):

@@ -8,15 +8,12 @@ import torch
 from torch import Tensor
 
 from acgd import metrics, references
+from acgd.measures import EMBEDDINGS
 from acgd.sample import Sample
 from acgd.studio import Studio
 
-EMBEDDINGS = "embeddings.json"  # what the judge makes of picture and sound, for comparisons
 
-
-def judge(
-    batch: list[Sample], studio: Studio, cfg: dict, pixels: Tensor, twins: Tensor | None
-) -> None:
+def judge(batch: list[Sample], studio: Studio, pixels: Tensor, twins: Tensor | None) -> None:
     """Fill each sample's scores: of the picture and of its twin, by judge and by encoder.
 
     pixels and twins (B, 3, H, W) uint8, as they are on disk. The gain is over the twin, in the

@@ -147,7 +147,7 @@ def paint(batch: list[Sample], studio: Studio, alone: bool) -> None:
         sample.record.json("environment.json", made_with | {"batch": sample.record.company})
     studio.make_room()
     pixels, twins = draw_with_twins(batch, studio, cfg, stand)
-    results.judge(batch, studio, cfg, pixels, twins)
+    results.judge(batch, studio, pixels, twins)
     captions.write(batch, studio, pixels)
     took = meter.batch(len(batch))
     for i, sample in enumerate(batch):
