@@ -5,6 +5,7 @@ import sys
 
 import pytest
 import torch
+import torch.nn.functional as F
 from PIL import Image
 from safetensors.torch import save_file
 from test_audioclip import HEAD, noise, small
@@ -93,6 +94,22 @@ def test_notebook_s_input_range_hears_something_else(tmp_path):
     path = str(write(tmp_path))
     ours, theirs = AudioCLIPEncoder(path), AudioCLIPEncoder(path, input_range="unit")
     assert not torch.allclose(ours.audio(noise(1)), theirs.audio(noise(1)), atol=1e-3)
+
+
+def test_windows_of_a_long_sound_count_as_much_as_the_whole(tmp_path):
+    path = str(write(tmp_path))
+    waves = noise(2)
+    waves[:, waves.shape[1] // 2 :] *= 0.01
+    plain = AudioCLIPEncoder(path)
+    size = waves.shape[1] // 2
+    cut = AudioCLIPEncoder(path, window=size / plain.sample_rate)
+    parts = [plain.audio(waves[:, i : i + size]) for i in (0, size // 2, size)]
+    mean = F.normalize(torch.stack(parts).mean(0), dim=-1)
+    torch.testing.assert_close(cut.audio(waves), F.normalize(plain.audio(waves) + mean, dim=-1))
+    assert (cut.audio(waves) - plain.audio(waves)).abs().max() > 1e-4
+    assert torch.equal(cut.audio(waves[:, :size]), parts[0])  # no longer than a window
+    with pytest.raises(UserError, match=r"encoder\.window=0: seconds"):
+        AudioCLIPEncoder(path, window=0)
 
 
 def test_long_texts_can_be_refused(tmp_path):
