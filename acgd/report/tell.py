@@ -18,10 +18,10 @@ TOLD = ("ok", "failed", "interrupted", "not started")  # other states are unfini
 
 
 def scores(records: list[Record]) -> list[dict]:
-    """The scores that records have: {"key", "name", "low" (less is better)}, judge's first."""
-    keys = dict.fromkeys(
-        key for record in records for key, value in record["scores"].items() if is_number(value)
-    )
+    """The scores that finished records have: {"key", "name", "low" (less is better)}."""
+    done = (record["scores"] for record in records if record["status"] == "ok")
+    found = (pair for scores in done for pair in scores.items())
+    keys = dict.fromkeys(key for key, value in found if is_number(value))
     keys = [key for key in FIRST if key in keys] + [key for key in keys if key not in FIRST]
     return [
         {"key": key, "name": name(key), "low": key.rpartition(".")[2] in LOW_IS_GOOD}
@@ -42,7 +42,8 @@ def is_number(value: object) -> bool:
 
 def sample(record: Record, row: int, settings: list[str], columns: list[dict]) -> dict:
     """What a tile shows of a record, and what it is sorted and filtered by."""
-    values = [record["scores"].get(column["key"]) for column in columns]
+    known = record["scores"] if record["status"] == "ok" else {}
+    values = [known.get(column["key"]) for column in columns]
     return {
         "row": row,
         "label": record["label"] or "",

@@ -63,7 +63,7 @@ function titles(columns) {
 // What the rows are of, in a word.
 function subjects() {
   const kinds = new Set(data.rows.map((row) => row.kind));
-  return kinds.size > 1 ? "prompt" : { audio: "sound", text: "text", image: "picture" }[[...kinds][0]] ?? "prompt";
+  return kinds.size > 1 ? "prompt" : { audio: "sound", text: "text" }[[...kinds][0]] ?? "prompt";
 }
 
 function title(column, name) {
