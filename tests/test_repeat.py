@@ -54,7 +54,8 @@ def test_a_run_made_again_from_elsewhere_is_the_same(run, tmp_path):
     (made,) = (tmp_path / "again").glob(f"*/{run.name}")
     record = json.loads((made / "environment.json").read_text())
     assert len(record["batch"]) == 2  # with its companion, as it was sampled
-    (made / "losses.csv").write_text((made / "losses.csv").read_text().replace("\n4,", "\n4.5,"))
+    losses = (made / "losses.csv").read_bytes()
+    (made / "losses.csv").write_bytes(losses.replace(b"\n4,", b"\n4.5,"))
     picture = np.asarray(Image.open(made / "images/seed1-native.png")).copy()
     picture[0, :3] ^= 2
     Image.fromarray(picture).save(made / "images/seed1-native.png")
