@@ -214,8 +214,8 @@ class Denoiser:
     `predicts`: what the network's first channels are: "eps", "x0" or "v". `cond` (B,D): an
     embedding per sample, used where `cfg` is not 0: 1 is conditional only, other values go from
     the unconditional prediction through the conditional one and beyond (classifier-free guidance,
-    Ho & Salimans 2022, 2207.12598), both in one batched call; a number, or (B,1,1,1). `y` (B,): class ids for networks that
-    have classes.
+    Ho & Salimans 2022, 2207.12598), both in one batched call; a number, or (B,1,1,1).
+    `y` (B,): class ids for networks that have classes.
     """
 
     def __init__(
