@@ -31,7 +31,8 @@ class Guidance:
     cutouts are drawn from.
     `clip`, `tv`, `range`, `sat`, `init`: weights of the losses, a number or one for each sample;
     `init_image` (B,3,H,W) or (1,3,H,W) in [-1,1].
-    `num_cutouts`, `cut_pow`, `cut_min`: see `acgd.cutouts.draw_boxes`; `cutout_chunk`: how many cutouts a sample has in the encoder at once (None: all).
+    `num_cutouts`, `cut_pow`, `cut_min`: see `acgd.cutouts.draw_boxes`; `cutout_chunk`: how many
+    cutouts a sample has in the encoder at once (None: all).
     `blend`: the encoder, tv, sat and init see x0 f + x (1 - f), f = sqrt(1 - abar), so that x
     itself counts more and more towards the end (the notebook's way); else they see x0. `every`:
     guide each `every`-th step only. `clamp`: the largest root mean square of a sample's gradient.

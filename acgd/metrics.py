@@ -57,6 +57,10 @@ class Viewer:
         """An embedding (D,) to the labels' probabilities (labels,)."""
         return (scale * self.embeds @ embed.to(self.embeds)).softmax(0)
 
+    def direction(self, embed: Tensor, scale: float) -> Tensor:
+        """An embedding (D,) to the labels' mean by their probabilities, (D,), unit norm."""
+        return F.normalize(self.chances(embed, scale) @ self.embeds, dim=0)
+
     def names(self, embed: Tensor, scale: float, most: int = 5) -> list[tuple[str, float]]:
         """The likeliest labels of an embedding (D,), with their probabilities among the labels."""
         chances = self.chances(embed, scale)
@@ -82,9 +86,8 @@ class Viewer:
             if target.kind != "audio" or not share:
                 found.append(target)
                 continue
-            chances = self.chances(target.embed, self.model.scale_at)
-            embed = F.normalize(chances @ self.embeds, dim=0)
-            best = self.labels[int(chances.argmax())]
+            embed = self.direction(target.embed, self.model.scale_at)
+            best = self.names(target.embed, self.model.scale_at, most=1)[0][0]
             if share < 1:
                 found.append(replace(target, weight=target.weight * (1 - share)))
             found.append(Target(embed, target.weight * share, "heard", best))

@@ -96,7 +96,7 @@ def test_notebook_s_input_range_hears_something_else(tmp_path):
     assert not torch.allclose(ours.audio(noise(1)), theirs.audio(noise(1)), atol=1e-3)
 
 
-def test_windows_of_a_long_sound_count_as_much_as_the_whole(tmp_path):
+def test_a_long_sound_is_heard_in_windows_and_at_other_speeds_too(tmp_path):
     path = str(write(tmp_path))
     waves = noise(2)
     waves[:, waves.shape[1] // 2 :] *= 0.01
@@ -108,6 +108,12 @@ def test_windows_of_a_long_sound_count_as_much_as_the_whole(tmp_path):
     torch.testing.assert_close(cut.audio(waves), F.normalize(plain.audio(waves) + mean, dim=-1))
     assert (cut.audio(waves) - plain.audio(waves)).abs().max() > 1e-4
     assert torch.equal(cut.audio(waves[:, :size]), parts[0])  # no longer than a window
+    slow = AudioCLIPEncoder(path, speeds=[0.5])
+    stretched = F.interpolate(waves[:, None], scale_factor=2, mode="linear")[:, 0]
+    both = F.normalize(plain.audio(waves) + plain.audio(stretched), dim=-1)
+    torch.testing.assert_close(slow.audio(waves), both)
+    with pytest.raises(UserError, match=r"encoder\.speeds=\[0\]: factors"):
+        AudioCLIPEncoder(path, speeds=[0])
     with pytest.raises(UserError, match=r"encoder\.window=0: seconds"):
         AudioCLIPEncoder(path, window=0)
 

@@ -12,6 +12,7 @@ from test_clip import described, manifest
 from acgd.describers import muscaps as describers
 from acgd.describers.muscaps import MusCapsDescriber, cut_chunks, read_vocabulary
 from acgd.encoders.audioclip import AudioCLIPEncoder
+from acgd.metrics import Viewer, read_labels
 from acgd.models.harmonic_cnn import HarmonicCNN
 from acgd.models.muscaps import EOS, OPTIONAL, SOS, MusCaps, masked_softmax
 from acgd.models.musicnn import Musicnn
@@ -163,6 +164,10 @@ def test_tiny_describer_hears_with_the_encoders_ears(weights, tmp_path):
     found = describer.features(wave, 16000)
     whole = encoder.audio(torch.from_numpy(wave)[None])
     assert torch.allclose(found[:, encoder.dim :], whole.expand(len(found), -1), atol=1e-5)
+    leaning = MusCapsDescriber(str(path), encoder=encoder, lean=1)
+    viewer = Viewer(encoder, read_labels("concepts"))
+    heard = viewer.direction(whole[0], 2 * encoder.scale_at)
+    assert torch.allclose(leaning.features(wave, 16000)[0], heard.repeat(2), atol=1e-5)
     first, second = describer.batch([wave, wave[:9000]], 16000)
     assert describer(wave[:9000], 16000) == second and describer(wave, 16000) == first
     other = MusCapsDescriber(str(path), ears=str(weights / "encoder.safetensors"))

@@ -18,6 +18,7 @@ from safetensors import safe_open
 from torch import Tensor
 
 from acgd import audio, checkpoints
+from acgd.metrics import Viewer, read_labels
 from acgd.models.esresnext import ESResNeXt
 from acgd.models.muscaps import EOS, OPTIONAL, PAD, SOS, UNK, MusCaps
 from acgd.prompts.text import fraction
@@ -35,6 +36,8 @@ class MusCapsDescriber:
     checkpoint: the captioner's weights. vocabulary: its vocab.json; embedded weights carry theirs.
     ears: weights of the encoder whose ears are used where `encoder` has others
     (feature_extractor_type "ears" alone).
+    lean: in [0, 1], how far what those ears hear moves towards the concepts that the encoder hears
+    in the whole sound; the embedded captioner has learned from features on that way.
     beam_size: 1 is greedy. share: what the sentence weighs among all targets, in [0, 1].
     resample=False takes the samples as they come for samples at the model's rate;
     last_chunk="drop" leaves out what is no whole chunk and refuses shorter sounds, where
@@ -50,6 +53,7 @@ class MusCapsDescriber:
         encoder: Encoder | None = None,
         vocabulary: str | None = None,
         ears: str | None = None,
+        lean: float = 0.0,
         beam_size: int = 1,
         share: float = 0.5,
         resample: bool = True,
@@ -65,6 +69,7 @@ class MusCapsDescriber:
         if not isinstance(beam_size, int) or beam_size < 1:
             raise UserError(f"describer.beam_size={beam_size}: a whole number from 1 on")
         self.share = fraction(share, "describer.share")
+        self.lean = fraction(lean, "describer.lean")
         self.beam_size, self.resample, self.last_chunk = beam_size, resample, last_chunk
         self.unfinished, self.clean, self.device = unfinished, clean, torch.device(device)
         path = checkpoints.locate(checkpoint)
@@ -92,7 +97,7 @@ class MusCapsDescriber:
                 raise UserError("describer.ears: name the encoder whose ears this captioner has")
             encoder = AudioCLIPEncoder(source, device=self.device)
             head = encoder.model.audio
-        self.rate = encoder.sample_rate
+        self.rate, self.viewer = encoder.sample_rate, Viewer(encoder, read_labels("concepts"))
         return head
 
     def __call__(self, wave: np.ndarray, sample_rate: int) -> list[str]:
@@ -115,14 +120,25 @@ class MusCapsDescriber:
         """(T,) -> (C, D) for the chunks of one sound."""
         wave = np.asarray(wave, dtype=np.float32)
         if self.ears is not None:
-            wave = audio.resample(wave, sample_rate, self.rate)
-            return ear_features(self.ears, torch.from_numpy(wave)[None].to(self.device))[0]
+            waves = torch.from_numpy(audio.resample(wave, sample_rate, self.rate))[None]
+            found = ear_features(self.ears, waves.to(self.device))[0]
+            return self.leaning(found, waves) if self.lean else found
         net = self.model.audio_encoder
         if self.resample:
             wave = audio.resample(wave, sample_rate, net.sample_rate)
         chunks = torch.from_numpy(cut_chunks(wave, net.chunk, self.last_chunk)).to(self.device)
         heard = [net.feature_extractor.features(part) for part in chunks.split(CHUNKS)]
         return torch.cat(heard)
+
+    def leaning(self, features: Tensor, waves: Tensor) -> Tensor:
+        """Features (C, 2 D) of waves (1, T), moved towards what the encoder hears.
+
+        The labels' odds are squared: a sentence names one thing, not a little of several.
+        """
+        encoder = self.viewer.model
+        heard = self.viewer.direction(encoder.audio(waves)[0], 2 * encoder.scale_at)
+        own = features.unflatten(-1, (2, -1))
+        return F.normalize(own + self.lean * (heard.to(own) - own), dim=-1).flatten(-2)
 
     def sentence(self, ids: list[int]) -> str:
         """The words of ids, without <sos>, <eos> and, if clean, without <pad> and <unk>."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -16,18 +18,28 @@ class AudioCLIPEncoder(CLIPEncoder):
 
     input_range="int16" (default) hands the audio head samples of the size that it was trained
     on; "unit" leaves them in [-1, 1], as the notebook did.
-    window: seconds of a sound that are heard at once; windows overlap by about half, and their mean
-    direction counts as much as that of the whole sound. None, the default, hears the whole alone.
-    The embedded ears learned from stretches of 1.5 to 3.5 seconds.
+    window: seconds; the sound is also heard in windows of this length that overlap by about half,
+    and their mean direction counts as much as that of the whole. speeds: factors at which the whole
+    is also heard, pitch and pace together. None, the default, hears it once, as it is. The
+    embedded ears learned from stretches of 1.5 to 3.5 seconds at speeds of 0.8 to 1.2.
     `scale_at` and `scale_ia` are the factors of audio-text and image-audio similarities.
     """
 
     model_class = AudioCLIP
 
-    def __init__(self, checkpoint: str, window: float | None = None, **arguments: object) -> None:
+    def __init__(
+        self,
+        checkpoint: str,
+        window: float | None = None,
+        speeds: Sequence[float] | None = None,
+        **arguments: object,
+    ) -> None:
         super().__init__(checkpoint, **arguments)
         if window is not None and not window >= 0.1:
             raise UserError(f"encoder.window={window}: seconds, 0.1 or more; null for none")
+        self.speeds = list(speeds or [])
+        if not all(0.25 <= speed <= 4 for speed in self.speeds):
+            raise UserError(f"encoder.speeds={self.speeds}: factors from 0.25 to 4")
         self.sample_rate = self.model.sample_rate
         self.window = window and int(window * self.sample_rate)
         self.scale_at = float(self.model.scale("at"))
@@ -40,11 +52,16 @@ class AudioCLIPEncoder(CLIPEncoder):
             raise ValueError(f"waves are {tuple(waves.shape)}, not (N, T)")
         self.park(self.device)
         waves = waves.to(self.device).float()
-        whole = F.normalize(self.model.encode_audio(waves), dim=-1)
-        if not self.window or waves.shape[1] <= self.window:
-            return whole
-        parts = [F.normalize(self.model.encode_audio(part), dim=-1) for part in self.windows(waves)]
-        return F.normalize(whole + F.normalize(torch.stack(parts).mean(0), dim=-1), dim=-1)
+        heard = [self.hear(waves)]
+        if self.window and waves.shape[1] > self.window:
+            parts = torch.stack([self.hear(part) for part in self.windows(waves)])
+            heard.append(F.normalize(parts.mean(0), dim=-1))
+        heard += [self.hear(at_speed(waves, speed)) for speed in self.speeds]
+        return F.normalize(sum(heard), dim=-1) if len(heard) > 1 else heard[0]
+
+    def hear(self, waves: Tensor) -> Tensor:
+        """(N, T) -> (N, D), unit norm: the sound as it is, once."""
+        return F.normalize(self.model.encode_audio(waves), dim=-1)
 
     def windows(self, waves: Tensor) -> list[Tensor]:
         """(N, T) -> windows (N, W), from the first sample to the last, evenly spaced."""
@@ -52,3 +69,9 @@ class AudioCLIPEncoder(CLIPEncoder):
         count = max(2, round(2 * length / self.window) - 1)
         starts = [i * last // (count - 1) for i in range(count)]
         return [waves[:, start : start + self.window] for start in starts]
+
+
+def at_speed(waves: Tensor, speed: float) -> Tensor:
+    """(N, T) -> (N, T / speed), pitch and pace changed together."""
+    size = max(1, round(waves.shape[1] / speed))
+    return F.interpolate(waves[:, None], size=size, mode="linear")[:, 0]
