@@ -18,7 +18,7 @@ from omegaconf import OmegaConf
 from acgd import collect, config
 from acgd.config import Run
 from acgd.errors import explain, say
-from acgd.loggers.disk import write
+from acgd.loggers import disk
 from acgd.sample import Sample
 from acgd.types import UserError
 
@@ -56,7 +56,7 @@ class Job:
             trace = "".join(traceback.format_exception(error))
             content |= {"error": explain(error), "traceback": trace}
         self.folder.mkdir(parents=True, exist_ok=True)
-        write(self.folder / "status.json", json.dumps(content, indent=1) + "\n")
+        disk.write(self.folder / "status.json", json.dumps(content, indent=1) + "\n")
 
     def fail(self, error: BaseException, whose: str = "") -> None:
         self.write("failed", error)
@@ -111,7 +111,11 @@ def summary(folder: Path) -> int:
     if waiting := sum(job.get("status") == "waiting" for job in jobs):
         say(f"not begun: {waiting} of {len(jobs)} jobs; the same command makes them")
     if jobs:
-        say(f"sweep: {len(jobs) - len(bad)} of {len(jobs)} jobs ok, {folder}")
+        home = folder.parent.parent
+        names = {name for job in jobs for name in collect.names(job)}
+        made = sum(disk.status(home / name) == "ok" for name in names)
+        pictures = f" ({made} of {len(names)} pictures)" if bad else ""
+        say(f"sweep: {len(jobs) - len(bad)} of {len(jobs)} jobs ok{pictures}, {folder}")
     tell_best(folder)
     return 1 if bad else 0
 
