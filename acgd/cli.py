@@ -49,6 +49,13 @@ def terminate(*_: Any) -> None:
     raise Terminated
 
 
+def interruption(error: BaseException | None) -> KeyboardInterrupt | None:
+    """The Ctrl-C or SIGTERM behind an error; Hydra makes one of its own of what stops a compose."""
+    while error is not None and not isinstance(error, KeyboardInterrupt):
+        error = error.__cause__ or error.__context__
+    return error
+
+
 def main() -> None:
     """Entry point of `acgd`, `python -m acgd` and `python run.py`."""
     # torch's threads wait asleep: spinning ones starve each other where the cores are shared,
@@ -64,15 +71,15 @@ def main() -> None:
     code = 0
     try:
         start()
-    except KeyboardInterrupt as stop:
-        say("interrupted; what was finished stays, the same command goes on from here")
-        code = 143 if isinstance(stop, Terminated) else 130
-    except Exception as error:
-        if debug:
+    except (Exception, KeyboardInterrupt) as error:
+        code = 1
+        if stop := interruption(error):
+            say("interrupted; what was finished stays, the same command goes on from here")
+            code = 143 if isinstance(stop, Terminated) else 130
+        elif debug:
             traceback.print_exc()
         else:
             say(explain(error))
-        code = 1
     sys.exit(max(code, end_sweep(code)))
 
 

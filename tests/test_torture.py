@@ -11,6 +11,8 @@ import time
 import pytest
 from conftest import ROOT, command
 
+from acgd import cli
+
 ENVIRONMENT = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
 
 
@@ -34,6 +36,17 @@ def test_a_few_kills_lose_nothing(tiny, tmp_path):
         "differing pictures 0",
         "other faults 0",
     ]
+
+
+def test_an_interruption_is_known_behind_what_others_make_of_it():
+    try:
+        try:
+            raise cli.Terminated
+        except BaseException:
+            raise ValueError from None
+    except ValueError as error:
+        assert isinstance(cli.interruption(error), cli.Terminated)
+    assert cli.interruption(ValueError()) is None
 
 
 @pytest.mark.parametrize(("name", "code"), [("SIGTERM", 143)])
