@@ -297,7 +297,8 @@ def test_a_sweep_that_is_ended_says_so_and_goes_on(tmp_path, tiny, sounds):
     given = [*tiny, "logger=none", f"prompt.path={sounds}/tone.wav", "batch_size=1"]
     given += ["seed=range(0,60)"]
     process = sweeping(*given, cwd=tmp_path)
-    done = lambda: list(tmp_path.glob("outputs/main/*/images/seed?.png"))  # noqa: E731
+    jobs = tmp_path / "outputs/main/sweeps"
+    done = lambda: [p for p in jobs.glob("*/*/status.json") if '"ok"' in p.read_text()]  # noqa: E731
     deadline = time.monotonic() + 200
     while not done() and time.monotonic() < deadline:
         time.sleep(0.05)
