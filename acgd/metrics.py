@@ -57,9 +57,12 @@ class Viewer:
         """An embedding (D,) to the labels' probabilities (labels,)."""
         return (scale * self.embeds @ embed.to(self.embeds)).softmax(0)
 
-    def direction(self, embed: Tensor, scale: float) -> Tensor:
-        """An embedding (D,) to the labels' mean by their probabilities, (D,), unit norm."""
-        return F.normalize(self.chances(embed, scale) @ self.embeds, dim=0)
+    def direction(self, sound: Tensor) -> Tensor:
+        """A sound's embedding (D,) to the labels' mean by their squared odds, (D,), unit norm.
+
+        Squared, because a picture or a sentence is of one thing: a little of several is of none.
+        """
+        return F.normalize(self.chances(sound, 2 * self.model.scale_at) @ self.embeds, dim=0)
 
     def names(self, embed: Tensor, scale: float, most: int = 5) -> list[tuple[str, float]]:
         """The likeliest labels of an embedding (D,), with their probabilities among the labels."""
@@ -76,17 +79,17 @@ class Viewer:
     def spoken(self, targets: Sequence[Target], share: float) -> list[Target]:
         """`share` in [0, 1] of each sound's weight goes to the labels that this model hears in it.
 
-        The new target's embedding is the labels' mean, weighed by their probabilities. Sounds lie
-        apart from pictures and texts of the same thing (Liang et al. 2022, "Mind the gap"), and
-        between things where the ears are not sure; what pictures can be steered to is better said
-        in words. Like the prior of unCLIP (Ramesh et al. 2022), but over known labels.
+        The new target's embedding is `direction`. Sounds lie apart from pictures and texts of the
+        same thing (Liang et al. 2022, "Mind the gap"), and between things where the ears are not
+        sure; what pictures can be steered to is better said in words. Like the prior of unCLIP
+        (Ramesh et al. 2022), but over known labels.
         """
         found = []
         for target in targets:
             if target.kind != "audio" or not share:
                 found.append(target)
                 continue
-            embed = self.direction(target.embed, self.model.scale_at)
+            embed = self.direction(target.embed)
             best = self.names(target.embed, self.model.scale_at, most=1)[0][0]
             if share < 1:
                 found.append(replace(target, weight=target.weight * (1 - share)))

@@ -166,7 +166,7 @@ def test_tiny_describer_hears_with_the_encoders_ears(weights, tmp_path):
     assert torch.allclose(found[:, encoder.dim :], whole.expand(len(found), -1), atol=1e-5)
     leaning = MusCapsDescriber(str(path), encoder=encoder, lean=1)
     viewer = Viewer(encoder, read_labels("concepts"))
-    heard = viewer.direction(whole[0], 2 * encoder.scale_at)
+    heard = viewer.direction(whole[0])
     assert torch.allclose(leaning.features(wave, 16000)[0], heard.repeat(2), atol=1e-5)
     first, second = describer.batch([wave, wave[:9000]], 16000)
     assert describer(wave[:9000], 16000) == second and describer(wave, 16000) == first

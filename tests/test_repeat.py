@@ -49,7 +49,7 @@ def again(run, *arguments: str, cwd):
 
 def test_a_run_made_again_from_elsewhere_is_the_same(run, tmp_path):
     done = again(run, "--out", str(tmp_path / "again"), cwd=tmp_path)
-    assert done.returncode == 0, done.stderr
+    assert done.returncode == 0, done.stdout + done.stderr
     assert f"{run.name}: the same, " in done.stdout
     (made,) = (tmp_path / "again").glob(f"*/{run.name}")
     record = json.loads((made / "environment.json").read_text())

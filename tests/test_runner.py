@@ -232,7 +232,7 @@ def test_a_share_of_a_sound_goes_to_the_labels_heard_in_it():
     sound, heard, same = view.spoken([wind, text], 0.75)
     assert (sound.weight, heard.weight, same) == (0.5, 1.5, text)
     assert (heard.kind, heard.label) == ("heard", "north")
-    odds = np.exp(10 * (0.8 - 0.6))  # north against east
+    odds = np.exp(2 * 10 * (0.8 - 0.6))  # north against east, squared
     assert heard.embed[1] / heard.embed[0] == pytest.approx(odds, rel=1e-4)
     assert heard.embed.norm() == pytest.approx(1.0)
     assert [target.kind for target in view.spoken([wind], 1.0)] == ["heard"]

@@ -131,12 +131,8 @@ class MusCapsDescriber:
         return torch.cat(heard)
 
     def leaning(self, features: Tensor, waves: Tensor) -> Tensor:
-        """Features (C, 2 D) of waves (1, T), moved towards what the encoder hears.
-
-        The labels' odds are squared: a sentence names one thing, not a little of several.
-        """
-        encoder = self.viewer.model
-        heard = self.viewer.direction(encoder.audio(waves)[0], 2 * encoder.scale_at)
+        """Features (C, 2 D) of waves (1, T), moved towards what the encoder hears."""
+        heard = self.viewer.direction(self.viewer.model.audio(waves)[0])
         own = features.unflatten(-1, (2, -1))
         return F.normalize(own + self.lean * (heard.to(own) - own), dim=-1).flatten(-2)
 
