@@ -17,7 +17,7 @@ from acgd.cli import CONF
 
 HERE = Path(__file__).resolve().parent / "pictures"
 SEEDS = (0, 1, 2)
-SOUNDS = ("dog", "horse", "train", "ship_horn", "guitar", "bell")
+SOUNDS = ("dog", "ship_horn", "songbird", "airplane", "cash_register", "bell")
 WORDS = ("cat", "rain", "rocket", "piano", "owl", "fire crackling")
 SIDE, GAP, LINE = 128, 6, 20  # pixels
 
