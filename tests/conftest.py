@@ -11,6 +11,8 @@ import numpy as np
 import pytest
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # before torch starts its threads
+if "PYTEST_XDIST_WORKER" in os.environ:  # several at a time: a thread each, their children too
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 ROOT = Path(__file__).parent.parent
 UNET = {
