@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 import inspect
 import json
-import math
 import os
 import re
 from collections.abc import Callable
@@ -20,6 +19,7 @@ from typing import Any
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from acgd.checks import check
 from acgd.types import UserError
 
 # What may differ without the picture differing: where and how fast it is made, who is told.
@@ -38,17 +38,6 @@ BESIDE_THE_POINT = (
     "debug",
     "guidance.cutout_chunk",
 )
-SCALES = ("clip", "tv", "range", "sat", "init")  # of guidance's losses; each sample has its own
-SCORE = re.compile(
-    r"(?P<twin>twin\.)?(encoder|(?P<judge>judge))\."
-    r"(similarity|rank|image_(audio|heard|text|image|reference))"
-    r"|gain|caption_agreement|seconds|peak_mb"
-)
-CHOICES = {
-    "picture": ("sample", "x0"),
-    "precision": ("auto", "fp32", "bf16", "fp16"),
-}
-AT_LEAST = {"batch_size": 1, "skip_steps": 0, "preview_every": 0, "enlarge_to": 0}
 HERE = Path(__file__).resolve().parent
 WEIGHTS = HERE / "weights"
 IN_REPOSITORY = (HERE.parent / "pyproject.toml").is_file() and (HERE.parent / "conf").is_dir()
@@ -115,52 +104,6 @@ def expand(cfg: Any) -> list[Run]:
             prompt = plain["prompt"] | ({} if path is None else {"path": path})
             runs.append(run({**plain, "seed": seed, "prompt": prompt}))
     return list({r.signature: r for r in runs}.values())
-
-
-def check(plain: dict) -> None:
-    """UserError for a value of the top level that can't be meant."""
-    for key, choices in CHOICES.items():
-        if plain[key] not in choices:
-            raise UserError(f"{key}={plain[key]}: choose from {', '.join(choices)}")
-    for key, least in AT_LEAST.items():
-        value = plain[key]
-        if isinstance(value, bool) or not isinstance(value, int) or value < least:
-            raise UserError(f"{key}={value}: must be a whole number, {least} or more")
-    every(plain["snapshot_every"])
-    for name in (*SCALES, "cfg"):
-        value = plain["guidance"].get(name) or 0
-        if (
-            isinstance(value, bool)
-            or not isinstance(value, int | float)
-            or not math.isfinite(value)
-        ):
-            raise UserError(f"guidance.{name}={value}: must be a number")
-    check_score(plain)
-
-
-def check_score(plain: dict) -> None:
-    """UserError where `optimize` names no score that these runs will have."""
-    name = plain["optimize"]
-    if name is None:
-        return
-    found = SCORE.fullmatch(str(name))
-    if not found:
-        raise UserError(
-            f"optimize={name}: no such score; take judge.similarity, judge.image_audio, "
-            "judge.rank, encoder.similarity, gain, caption_agreement, seconds or peak_mb"
-        )
-    if (found["judge"] or name in ("gain", "caption_agreement")) and not plain["judge"]["_target_"]:
-        raise UserError(f"optimize={name}: that is the judge's to say, and there is none")
-    if (found["twin"] or name == "gain") and not plain["twin"]:
-        raise UserError(f"optimize={name}: only with twin=true is there a twin")
-
-
-def every(pace: Any) -> tuple[int, float]:
-    """(steps, seconds) of a pace, one of them 0: 10 is steps, "30s" and "0.5s" seconds, 0 never."""
-    found = re.fullmatch(r"(\d+)|(\d+|\d*\.\d+) ?s", str(pace))
-    if not found:
-        raise UserError(f"snapshot_every={pace}: give steps as 10, seconds as 10s, or 0 for none")
-    return int(found[1] or 0), float(found[2] or 0)
 
 
 def run(plain: dict) -> Run:

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from tqdm import tqdm
 
-from acgd import config
+from acgd import checks, config
 from acgd.config import build
 from acgd.diffusion import Diffusion
 from acgd.encoders import preprocess
@@ -116,7 +116,7 @@ def guidance(
     node = {key: value for key, value in cfg["guidance"].items() if key != "cfg"}
     targets = [sample.targets for sample in batch]
     known = {"diffusion": diffusion, "noise": noise, "init_image": init}
-    for name in {*config.SCALES} & node.keys():
+    for name in {*checks.SCALES} & node.keys():
         known[name] = [sample.run.cfg["guidance"][name] or 0 for sample in batch]
     return build(node, encoder=studio.encoder, targets=targets, **known)
 

@@ -23,7 +23,7 @@ from torch import Tensor
 
 import acgd
 from acgd.checkpoints import first_words
-from acgd.config import every
+from acgd.checks import every
 from acgd.loggers.disk import SNAPSHOT, write
 from acgd.noise import Noise
 from acgd.sample import Sample
@@ -67,7 +67,7 @@ class Watch:
     """Knows where a batch stands after each whole step; writes it when that is due, and when
     Ctrl-C or SIGTERM end the block.
 
-    `pace`: as `config.every` reads it. `picture`: as in Snapshot.
+    `pace`: as `checks.every` reads it. `picture`: as in Snapshot.
     """
 
     def __init__(

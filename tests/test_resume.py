@@ -12,7 +12,7 @@ import torch
 from conftest import compose
 from PIL import Image
 
-from acgd import claim, config, runner, sampling, snapshot
+from acgd import checks, claim, config, runner, sampling, snapshot
 from acgd.loggers import disk
 from acgd.sample import Sample
 from acgd.types import UserError
@@ -255,6 +255,6 @@ def test_what_it_was_made_with_is_in_its_folder(runs):
 
 @pytest.mark.parametrize("pace", ["often", "10m", "-1", "true", "1.5"])
 def test_a_pace_is_steps_or_seconds(runs, pace):
-    assert config.every(10) == (10, 0) and config.every("0.5s") == (0, 0.5)
+    assert checks.every(10) == (10, 0) and checks.every("0.5s") == (0, 0.5)
     with pytest.raises(UserError, match="snapshot_every"):
         runs(f"snapshot_every={pace}")
