@@ -27,7 +27,7 @@ from acgd.loggers import disk
 
 clusters = pytest.mark.skipif("ACGD_CLUSTERS" not in os.environ, reason="ACGD_CLUSTERS=1 asks")
 PATH = os.environ["PATH"] + ":/usr/sbin:/sbin"
-SLOW = ("sampler.steps=60", "snapshot_every=3", "preview_every=0", "logger=none", "report=false")
+SLOW = ("sampler.steps=400", "snapshot_every=3", "preview_every=0", "logger=none", "report=false")
 
 
 def needs(module: str):
