@@ -364,8 +364,9 @@ def main() -> int:
     parser.add_argument("--keep", type=Path, metavar="DIR", help="where all is made, and stays")
     options = parser.parse_intermixed_args()
     with tempfile.TemporaryDirectory() as temporary:
-        home = options.keep or temporary
-        torture = Torture(options.kills, options.seed, options.given, Path(home).absolute())
+        home = Path(options.keep or temporary).absolute()
+        home.mkdir(parents=True, exist_ok=True)
+        torture = Torture(options.kills, options.seed, options.given, home)
         torture.prepare()
         torture.run()
         used = sum(path.stat().st_size for path in torture.good.rglob("*") if path.is_file())
