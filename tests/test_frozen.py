@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+import torch.nn.functional as F
 from conftest import UNET
 from test_clip import RESNET
 
@@ -134,3 +135,23 @@ def test_second_derivatives_are_refused(monkeypatch):
     grad = torch.autograd.grad(out, x, create_graph=True)[0]
     with pytest.raises(RuntimeError, match="once_differentiable"):
         grad.sum().backward()
+
+
+@pytest.mark.parametrize("size", [8, 192])  # PyTorch's own layer, and the frozen one
+def test_half_precision_is_computed_in_float32_where_the_processor_cannot(monkeypatch, size):
+    monkeypatch.setattr(frozen, "capability", lambda: "AVX2")
+    torch.manual_seed(0)
+    conv = frozen.Conv2d(16, 16, 3, padding=1).bfloat16().requires_grad_(False)
+    x = torch.randn(1, 16, size, size, dtype=torch.bfloat16, requires_grad=True)
+    y = conv(x)
+    weight, bias = conv.weight.float(), conv.bias.float()
+    wide = x.detach().float().requires_grad_()
+    expected = F.conv2d(wide, weight, bias, padding=1)
+    assert y.dtype == torch.bfloat16 and torch.equal(y, expected.bfloat16())
+    (grad,) = torch.autograd.grad(y, x, torch.ones_like(y))
+    (of_wide,) = torch.autograd.grad(expected, wide, torch.ones_like(expected))
+    assert grad.dtype == torch.bfloat16
+    torch.testing.assert_close(grad, of_wide.bfloat16())
+    assert frozen.arithmetic(x) == torch.float32
+    monkeypatch.setattr(frozen, "capability", lambda: "AVX512")
+    assert frozen.arithmetic(x) == torch.bfloat16

@@ -11,9 +11,15 @@ whether anyone wants that. The layers here keep
 Their values are those of PyTorch's layers, their gradients the same to rounding. They step in
 where a gradient flows to a large input and to nothing else; training and small maps run PyTorch's
 own layers. Keys are unchanged. Second derivatives raise an error.
+
+On processors without bf16 or fp16 arithmetic PyTorch computes those convolutions a number at a
+time, dozens of times slower than in float32: there they are computed in float32, and weights and
+activations stay half as large.
 """
 
 from __future__ import annotations
+
+from functools import cache
 
 import torch
 import torch.nn.functional as F
@@ -31,6 +37,18 @@ def only_input(x: Tensor, *others: Tensor | None) -> bool:
     return not any(other is not None and other.requires_grad for other in others)
 
 
+def arithmetic(x: Tensor) -> torch.dtype:
+    """The dtype that x's convolutions and products are computed in: its own or float32."""
+    slow = x.device.type == "cpu" and x.dtype in (torch.bfloat16, torch.float16)
+    return torch.float32 if slow and capability() in ("DEFAULT", "AVX2") else x.dtype
+
+
+@cache
+def capability() -> str:
+    """The instructions that PyTorch found on this processor, such as "AVX512"."""
+    return torch.backends.cpu.get_cpu_capability()
+
+
 class Conv2d(nn.Conv2d):
     """nn.Conv2d; without its input in the graph where its weights are frozen."""
 
@@ -38,7 +56,9 @@ class Conv2d(nn.Conv2d):
         if only_input(x, self.weight, self.bias):
             places = self.stride, self.padding, self.dilation
             return FrozenConvolution.apply(x, self.weight, self.bias, *places, self.groups)
-        return super().forward(x)
+        wide = arithmetic(x)
+        weight, bias = self.weight.to(wide), None if self.bias is None else self.bias.to(wide)
+        return self._conv_forward(x.to(wide), weight, bias).to(x.dtype)
 
 
 class FrozenConvolution(torch.autograd.Function):
@@ -48,17 +68,21 @@ class FrozenConvolution(torch.autograd.Function):
         last = x.is_contiguous(memory_format=torch.channels_last)
         ctx.layout = torch.channels_last if last else torch.contiguous_format
         ctx.shape, ctx.places, ctx.groups = x.shape, (stride, padding, dilation), groups
-        return F.conv2d(x, weight, bias, stride, padding, dilation, groups)
+        ctx.wide = wide = arithmetic(x)
+        bias = None if bias is None else bias.to(wide)
+        found = F.conv2d(x.to(wide), weight.to(wide), bias, stride, padding, dilation, groups)
+        return found.to(x.dtype)
 
     @staticmethod
     @once_differentiable
     def backward(ctx, grad):
         (weight,) = ctx.saved_tensors
         # the input's gradient needs of the input no number, only its shape and layout
-        x = torch.empty(ctx.shape, dtype=grad.dtype, device=grad.device, memory_format=ctx.layout)
+        x = torch.empty(ctx.shape, dtype=ctx.wide, device=grad.device, memory_format=ctx.layout)
         given = *ctx.places, False, [0, 0], ctx.groups, GRAD_OF_INPUT
-        found = torch.ops.aten.convolution_backward(grad, x, weight, None, *given)
-        return found[0], *[None] * 6
+        wide = grad.to(ctx.wide), x, weight.to(ctx.wide)
+        found = torch.ops.aten.convolution_backward(*wide, None, *given)
+        return found[0].to(grad.dtype), *[None] * 6
 
 
 class BatchNorm2d(nn.BatchNorm2d):

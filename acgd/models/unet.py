@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from acgd.models.frozen import Conv2d, norm_silu
+from acgd.models.frozen import Conv2d, arithmetic, norm_silu
 
 CHANNEL_MULT = {
     512: "0.5,1,1,2,2,4,4",
@@ -114,16 +114,21 @@ class AttentionBlock(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         b, c, height, width = x.shape
         # a 1x1 convolution is a linear map of the channels; channels-last keeps it one matmul
-        h = self.norm(x).permute(0, 2, 3, 1).reshape(b, height * width, c)
-        h = F.linear(h, self.qkv.weight[..., 0], self.qkv.bias)  # (B, HW, 3C)
+        h = self.norm(x).permute(0, 2, 3, 1).reshape(b, height * width, c).to(arithmetic(x))
+        h = linear(self.qkv, h)  # (B, HW, 3C)
         if self.new_order:
             q, k, v = h.view(b, -1, 3, self.heads, c // self.heads).permute(2, 0, 3, 1, 4)
         else:
             q, k, v = h.view(b, -1, self.heads, 3, c // self.heads).permute(3, 0, 2, 1, 4)
         h = F.scaled_dot_product_attention(q, k, v)  # (B, heads, HW, C / heads)
         h = h.transpose(1, 2).reshape(b, height * width, c)
-        h = F.linear(h, self.proj_out.weight[..., 0], self.proj_out.bias)
+        h = linear(self.proj_out, h).to(x.dtype)
         return x + h.view(b, height, width, c).permute(0, 3, 1, 2)
+
+
+def linear(conv: nn.Conv1d, h: Tensor) -> Tensor:
+    """A 1x1 convolution of (B, HW, C), in h's dtype."""
+    return F.linear(h, conv.weight[..., 0].to(h.dtype), conv.bias.to(h.dtype))
 
 
 class Downsample(nn.Module):
