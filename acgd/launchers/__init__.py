@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import os
 import traceback
+from abc import abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -116,9 +117,9 @@ class Elsewhere(Launcher):
     def open(self) -> None:
         """Get ready; UserError where there is nobody to give jobs to."""
 
+    @abstractmethod
     def spread(self, jobs: dict[int, list[str]]) -> Iterator[tuple[int, Any]]:
         """Run every job; yield its number and its value or exception as soon as it has ended."""
-        raise NotImplementedError
 
     def wait(self, number: int, overrides: list[str]) -> None:
         (self.folder / str(number)).mkdir(parents=True, exist_ok=True)

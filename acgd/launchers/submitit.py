@@ -11,6 +11,7 @@ import pickle
 import re
 import subprocess
 import time
+from abc import abstractmethod
 from collections.abc import Iterator
 from typing import Any
 
@@ -76,13 +77,13 @@ class Submitit(Elsewhere):
             why = re.findall(r"(?:error|fatal): (.+)", str(error)) or [str(error)]
             raise UserError(f"Slurm takes no jobs: {why[-1].strip()}") from error
 
+    @abstractmethod
     def room(self, running: int) -> int:
         """How many jobs can be handed over now."""
-        raise NotImplementedError
 
+    @abstractmethod
     def there(self, jobs: list[Any]) -> set[str] | None:
         """Ids of those that have yet to end; None where nobody says."""
-        raise NotImplementedError
 
 
 class Local(Submitit):
@@ -137,7 +138,10 @@ def cores() -> int:
 
 
 def outcome(job: Any) -> Any:
-    """What the job returned, or an exception with what it raised."""
+    """What the job returned, or an exception with what it raised.
+
+    The pickle is submitit's own, written by the job's process in this user's folder.
+    """
     how, value = pickle.loads(job.paths.result_pickle.read_bytes())
     return value if how == "success" else UserError(str(value).strip().splitlines()[-1])
 

@@ -53,12 +53,19 @@ class Conv2d(nn.Conv2d):
     """nn.Conv2d; without its input in the graph where its weights are frozen."""
 
     def forward(self, x: Tensor) -> Tensor:
+        places = self.stride, self.padding, self.dilation, self.groups
         if only_input(x, self.weight, self.bias):
-            places = self.stride, self.padding, self.dilation
-            return FrozenConvolution.apply(x, self.weight, self.bias, *places, self.groups)
-        wide = arithmetic(x)
-        weight, bias = self.weight.to(wide), None if self.bias is None else self.bias.to(wide)
-        return self._conv_forward(x.to(wide), weight, bias).to(x.dtype)
+            return FrozenConvolution.apply(x, self.weight, self.bias, *places)
+        return convolve(x, self.weight, self.bias, *places)
+
+
+def convolve(x: Tensor, weight: Tensor, bias: Tensor | None, *places: object) -> Tensor:
+    """F.conv2d in `arithmetic(x)`; the answer has x's dtype."""
+    wide = arithmetic(x)
+    if wide == x.dtype:  # autocast has its way
+        return F.conv2d(x, weight, bias, *places)
+    bias = None if bias is None else bias.to(wide)
+    return F.conv2d(x.to(wide), weight.to(wide), bias, *places).to(x.dtype)
 
 
 class FrozenConvolution(torch.autograd.Function):
@@ -68,10 +75,8 @@ class FrozenConvolution(torch.autograd.Function):
         last = x.is_contiguous(memory_format=torch.channels_last)
         ctx.layout = torch.channels_last if last else torch.contiguous_format
         ctx.shape, ctx.places, ctx.groups = x.shape, (stride, padding, dilation), groups
-        ctx.wide = wide = arithmetic(x)
-        bias = None if bias is None else bias.to(wide)
-        found = F.conv2d(x.to(wide), weight.to(wide), bias, stride, padding, dilation, groups)
-        return found.to(x.dtype)
+        ctx.wide = arithmetic(x)
+        return convolve(x, weight, bias, stride, padding, dilation, groups)
 
     @staticmethod
     @once_differentiable
