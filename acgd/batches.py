@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterator
 
 from acgd import claim
-from acgd.checks import SCALES
+from acgd.config.validate import SCALES
 from acgd.sample import Sample
 
 MODELS = ("model", "encoder", "judge", "describer", "captioner")

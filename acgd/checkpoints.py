@@ -24,9 +24,9 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from acgd import conversion, published, torchscript
+from acgd.errors import UserError, first_words
 from acgd.published import cache_dir
 from acgd.recognise import looks_like
-from acgd.types import UserError
 
 EMBEDDED = Path(__file__).parent / "weights"
 BROKEN = (
@@ -201,9 +201,3 @@ def load_into(
 
 def listed(names: list[str], most: int = 3) -> str:
     return ", ".join(names[:most]) + (", ..." if len(names) > most else "")
-
-
-def first_words(error: BaseException, most: int = 100) -> str:
-    """An exception's first line, cut to `most` characters."""
-    line = (str(error).strip().splitlines() or [type(error).__name__])[0]
-    return line if len(line) <= most else line[: most - 3] + "..."

@@ -22,11 +22,11 @@ from hydra.experimental.callback import Callback
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
-from acgd import config
-from acgd.config import CONF
-from acgd.errors import explain, say
+from acgd.config.explain import explain
+from acgd.errors import UserError, say
 from acgd.jobs import FAILED, STOPPED, Job, summary
-from acgd.types import UserError
+from acgd.paths import CONF
+from acgd.runs.run import expand
 
 
 class Sweep(Callback):
@@ -123,7 +123,7 @@ def job(cfg: DictConfig) -> float | None:
     hydra_config = HydraConfig.get()
     if hydra_config.mode != RunMode.MULTIRUN:
         try:
-            runner.render(config.expand(cfg))
+            runner.render(expand(cfg))
         except Exception as error:
             failures.append(error)
         return None

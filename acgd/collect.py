@@ -27,7 +27,7 @@ from typing import Any
 
 import yaml
 
-from acgd.config import BESIDE_THE_POINT
+from acgd.runs.run import BESIDE_THE_POINT
 
 NAME = re.compile(r"(?P<label>.+)-seed(?P<seed>\d+)-(?P<signature>[0-9a-f]+)")
 NO_SCORES = ("label", "seed", "signature", "caption", "words")

@@ -21,12 +21,11 @@ from typing import Any
 
 import numpy as np
 
-from acgd import measures
+from acgd import atomic_files, measures
 from acgd.collect import Record
+from acgd.errors import UserError
 from acgd.grid import Grid, Setting, arrange, near
 from acgd.intervals import holm, interval, paired_p
-from acgd.loggers import disk
-from acgd.types import UserError
 
 Row = dict[str, Any]
 
@@ -161,9 +160,11 @@ def write(
         "pairs": twos,
     }
     folder = Path(folder)
-    disk.write(folder / "compare.json", json.dumps(found, indent=1, ensure_ascii=False) + "\n")
+    atomic_files.write(
+        folder / "compare.json", json.dumps(found, indent=1, ensure_ascii=False) + "\n"
+    )
     for name, content in (("compare", rows), ("pairs", twos)):
-        disk.write(folder / f"{name}.csv", as_csv(content))
+        atomic_files.write(folder / f"{name}.csv", as_csv(content))
         write_parquet(folder / f"{name}.parquet", content)
     return found
 
@@ -185,4 +186,4 @@ def write_parquet(path: Path, rows: list[Row]) -> None:
     if rows:
         buffer = io.BytesIO()
         parquet.write_table(arrow.Table.from_pylist(rows), buffer)
-        disk.write(path, buffer.getvalue())
+        atomic_files.write(path, buffer.getvalue())

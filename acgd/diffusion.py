@@ -14,7 +14,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from acgd.types import Prediction, UserError
+from acgd.errors import UserError
+from acgd.types import Prediction
 
 
 def linear_betas(steps: int) -> np.ndarray:

@@ -23,9 +23,9 @@ from filelock import FileLock, Timeout
 from tqdm import tqdm
 
 from acgd import proof
+from acgd.errors import UserError
 from acgd.mirrors import BrokenOff, Overrun, Refused, host, opened, short
 from acgd.published import Published, by_hand, gigabytes
-from acgd.types import UserError
 
 PROGRESS = 1 << 20  # an attempt that brought this many bytes was not in vain
 

@@ -24,7 +24,8 @@ from typing import Any
 import torch
 
 import acgd
-from acgd.config import HERE, IN_REPOSITORY, existing_file, fingerprint
+from acgd.paths import HERE, IN_REPOSITORY
+from acgd.runs.run import existing_file, fingerprint
 
 PACKAGES = (
     "torch",

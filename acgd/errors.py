@@ -2,69 +2,42 @@
 
 from __future__ import annotations
 
-import difflib
-import re
+import math
 import sys
-from errno import EDQUOT, ENOSPC
-
-from omegaconf import DictConfig
-
-from acgd.config import CONF, one_line
-from acgd.types import UserError
-
-EXTRAS = {"submitit_local": "slurm", "submitit_slurm": "slurm"}  # plugin -> extra of another name
-PLUGINS = ("joblib", "ray", "optuna", *EXTRAS)
 
 
 def say(line: str) -> None:
     print(f"acgd: {line}", file=sys.stderr)
 
 
-def explain(error: BaseException) -> str:
-    """An error in one line a person can act on."""
-    if isinstance(error, UserError):
-        return str(error)
-    line = one_line(error)
-    if type(error).__module__.startswith(("hydra", "omegaconf")):
-        if "override_grammar" in line:
-            what = line.split(" ^ ")[0].removeprefix("LexerNoViableAltException: ")
-            return f"{what}: Hydra cannot read this; give the value its own quotes: KEY='\"...\"'"
-        return plugin(line) or line + suggestion(line)
-    if isinstance(error, OSError):
-        said = f"{error.filename}: {error.strerror}" if error.filename else line
-        again = "; make room, then give the same command again: it goes on from here"
-        return said + again * (error.errno in (ENOSPC, EDQUOT))
-    return f"{type(error).__name__}: {line} (debug=true shows where)"
+def one_line(error: BaseException) -> str:
+    """An exception's message on one line, without Hydra's and OmegaConf's trailing details."""
+    lines = [line.strip() for line in str(error).splitlines()]
+    kept = []
+    for line in lines:
+        if line.startswith(("full_key:", "object_type=", "reference_type=", "Config search path")):
+            break
+        if line:
+            kept.append(line)
+    return " ".join(kept) or type(error).__name__
 
 
-def plugin(line: str) -> str:
-    """For a launcher or sweeper whose package is missing, how to get it; else ""."""
-    wrong = re.search(r"[Cc]ould not (?:find|load) '(hydra/(?:launcher|sweeper))/(\w+)'", line)
-    if not wrong or wrong[2] not in PLUGINS:
-        return ""
-    extra = EXTRAS.get(wrong[2], wrong[2])
-    return f'{wrong[1]}={wrong[2]} is not installed: pip install -e ".[{extra}]"'
+class UserError(Exception):
+    """Something the user can mend; its message is one line saying what is wrong and what to do."""
 
 
-def suggestion(line: str) -> str:
-    """For an unknown key, the known ones that look like it."""
-    import hydra
-
-    wrong = re.search(r"Could not override '([^']+)'", line)
-    if not wrong:
-        return ""
-    with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
-        known = dotted_keys(hydra.compose("config"))
-    near = difflib.get_close_matches(wrong[1], known, n=3)
-    return f" (did you mean {', '.join(near)}?)" if near else ""
+def first_words(error: BaseException, most: int = 100) -> str:
+    """An exception's first line, cut to `most` characters."""
+    line = (str(error).strip().splitlines() or [type(error).__name__])[0]
+    return line if len(line) <= most else line[: most - 3] + "..."
 
 
-def dotted_keys(node: DictConfig, prefix: str = "") -> list[str]:
-    """Every key of a config, "guidance.clip" for nested ones."""
-    keys = []
-    for key in node:
-        keys.append(f"{prefix}{key}")
-        child = node._get_node(key)
-        if isinstance(child, DictConfig) and not (child._is_none() or child._is_missing()):
-            keys += dotted_keys(child, f"{prefix}{key}.")
-    return keys
+def fraction(value: float, key: str) -> float:
+    """A number in [0, 1]; UserError names the config key otherwise."""
+    try:
+        number = float(value)
+    except (TypeError, ValueError):
+        number = math.nan
+    if not 0 <= number <= 1:
+        raise UserError(f"{key}={value}: must be a number from 0 to 1")
+    return number

@@ -20,8 +20,8 @@ from pathlib import Path
 from typing import Any
 
 from acgd import published
+from acgd.errors import UserError
 from acgd.published import Published, cache_dir, gigabytes
-from acgd.types import UserError
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -16,8 +16,8 @@ import numpy as np
 
 from acgd import collect, measures
 from acgd.collect import OWN, Record
+from acgd.errors import UserError
 from acgd.measures import MEASURES
-from acgd.types import UserError
 
 Setting = tuple[str, ...]
 

@@ -17,10 +17,10 @@ from torch import Tensor
 from acgd import losses
 from acgd.cutouts import cut, draw_boxes
 from acgd.diffusion import LEAST_ABAR, Diffusion
-from acgd.encoders.ensemble import Member, members
+from acgd.errors import UserError
 from acgd.noise import Noise
 from acgd.schedules import Constant
-from acgd.types import Encoder, Schedule, Target, UserError
+from acgd.types import Encoder, Member, Schedule, Target, members
 
 
 class Guidance:

@@ -15,12 +15,12 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
-from acgd import collect, config
-from acgd.config import Run
-from acgd.errors import explain, say
+from acgd import atomic_files, collect
+from acgd.config.explain import explain
+from acgd.errors import UserError, say
 from acgd.loggers import disk
+from acgd.runs.run import Run, expand, resolve
 from acgd.sample import Sample
-from acgd.types import UserError
 
 FAILED = "failed"  # a file in the sweep's folder: some job failed
 STOPPED = "fail_fast=true and another job failed"
@@ -37,10 +37,10 @@ class Job:
 
     def expand(self, cfg: Any) -> list[Run]:
         """The runs of its config; in W&B they are grouped by the sweep, if nothing else is said."""
-        cfg = config.resolve(cfg)
+        cfg = resolve(cfg)
         if cfg["logger"].get("group", "") is None:
             cfg = {**cfg, "logger": {**cfg["logger"], "group": self.folder.parent.name}}
-        return config.expand(cfg)
+        return expand(cfg)
 
     def announce(self, runs: list[Run], status: str) -> None:
         self.runs, self.left = runs, {run.folder for run in runs}
@@ -56,7 +56,7 @@ class Job:
             trace = "".join(traceback.format_exception(error))
             content |= {"error": explain(error), "traceback": trace}
         self.folder.mkdir(parents=True, exist_ok=True)
-        disk.write(self.folder / "status.json", json.dumps(content, indent=1) + "\n")
+        atomic_files.write(self.folder / "status.json", json.dumps(content, indent=1) + "\n")
 
     def fail(self, error: BaseException, whose: str = "") -> None:
         self.write("failed", error)

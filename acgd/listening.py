@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from acgd import references
-from acgd.config import build
+from acgd.config.instantiate import build
 from acgd.sample import Sample
 from acgd.types import Target
 
@@ -58,7 +58,8 @@ def listen(sample: Sample, studio: Studio, known: dict[str, Heard]) -> None:
 
 def ask(source: Any, share_heard: float, studio: Studio) -> Heard:
     from acgd.describers.several import told
-    from acgd.prompts.text import fraction, join
+    from acgd.errors import fraction
+    from acgd.prompts.text import join
 
     wave, described = source.wave(studio.encoder.sample_rate), {}
     words, share = [], 0.0  # with a share of 0 the words steer nothing

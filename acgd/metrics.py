@@ -19,8 +19,9 @@ from torch import Tensor
 
 from acgd.encoders import preprocess
 from acgd.encoders.preprocess import resized
+from acgd.errors import UserError
 from acgd.prompts.image import load
-from acgd.types import Encoder, Target, UserError
+from acgd.types import Encoder, Target
 
 CONCEPTS = Path(__file__).parent / "train" / "concepts.csv"
 CHUNK = 64  # labels encoded at once

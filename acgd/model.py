@@ -7,8 +7,8 @@ from torch import Tensor
 
 from acgd import checkpoints
 from acgd.diffusion import Denoiser, Diffusion
+from acgd.errors import UserError
 from acgd.models.unet import UNet
-from acgd.types import UserError
 
 
 class PictureModel:

@@ -21,9 +21,9 @@ from torch import Tensor, nn
 
 from acgd import checkpoints
 from acgd.encoders.clip import IMAGE_FROM, precision_dtype
+from acgd.errors import UserError
 from acgd.models.clip import CLIP, halve_, sizes
 from acgd.models.unet import UNet
-from acgd.types import UserError
 
 LARGE = 300_000_000  # bytes on disk; smaller models run without a word
 HEAP = 1.4  # what glibc holds, for what lives in it: 8.1 GB at full size where 5.9 were counted

@@ -8,7 +8,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from acgd.types import UserError
+from acgd.errors import UserError
 
 TABLE = Path(__file__).with_name("published.yaml")
 SCRIPT = Path(__file__).parents[1] / "scripts" / "fetch.py"  # absent where acgd is installed

@@ -10,7 +10,7 @@ from typing import Any
 
 import yaml
 
-from acgd.types import UserError
+from acgd.errors import UserError
 
 PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff")
 TABLES = (".csv", ".yaml", ".yml")

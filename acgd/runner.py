@@ -11,14 +11,14 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from acgd import claim, config, pages
+from acgd import atomic_files, claim, pages
 from acgd.batches import batches, together
-from acgd.config import Run, build
-from acgd.errors import say
+from acgd.config.instantiate import build
+from acgd.errors import UserError, one_line, say
 from acgd.listening import Heard, listen, look
 from acgd.loggers import disk
+from acgd.runs.run import Run
 from acgd.sample import Sample
-from acgd.types import UserError
 
 if TYPE_CHECKING:
     from acgd.studio import Studio
@@ -59,7 +59,7 @@ def make(runs: list[Run]) -> Iterator[Sample]:
 
 def stops(sample: Sample) -> bool:
     error = sample.error
-    return error is not None and (sample.run.cfg["fail_fast"] or disk.unwritable(error))
+    return error is not None and (sample.run.cfg["fail_fast"] or atomic_files.unwritable(error))
 
 
 def opened(runs: list[Run]) -> Iterator[Sample]:
@@ -109,7 +109,11 @@ def attempt(batch: list[Sample], studio: Studio, known: dict[str, Heard], alone:
         guarded([sample], lambda sample=sample: listen(sample, studio, known))
     batch = [sample for sample in batch if sample.error is None]
     guarded(batch, lambda: paint(batch, studio, alone))
-    if len(batch) > 1 and batch[0].error is not None and not disk.unwritable(batch[0].error):
+    if (
+        len(batch) > 1
+        and batch[0].error is not None
+        and not atomic_files.unwritable(batch[0].error)
+    ):
         for sample in batch:
             sample.error, sample.record.losses = None, []
             guarded([sample], lambda sample=sample: paint([sample], studio, alone))
@@ -172,7 +176,7 @@ def conclude(failed: list[Sample], good: int, runs: list[Run]) -> None:
     if failed and not good and len({id(sample.error) for sample in failed}) == 1:
         raise failed[0].error
     for sample in failed:
-        say(f"{sample.run.label}, seed {sample.run.seed}: {config.one_line(sample.error)}")
+        say(f"{sample.run.label}, seed {sample.run.seed}: {one_line(sample.error)}")
     if failed:
         told = f"{len(failed)} of {good + len(failed)} pictures failed, see their status.json"
         raise UserError(told)

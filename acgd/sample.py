@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-from acgd.config import Run
 from acgd.loggers.disk import Record
+from acgd.runs.run import Run
 from acgd.types import PromptSource, Target
 
 

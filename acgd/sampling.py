@@ -12,17 +12,18 @@ import torch.nn.functional as F
 from torch import Tensor
 from tqdm import tqdm
 
-from acgd import checks, config
-from acgd.config import build
+from acgd.config.instantiate import build
 from acgd.diffusion import Diffusion
 from acgd.encoders import preprocess
+from acgd.errors import UserError
 from acgd.guidance import Guidance
 from acgd.noise import Noise
 from acgd.prompts import image as pictures
+from acgd.runs.run import existing_file, validate
 from acgd.sample import Sample
 from acgd.snapshot import Snapshot, Watch
 from acgd.studio import Studio
-from acgd.types import Step, UserError
+from acgd.types import Step
 
 
 def draw_with_twins(
@@ -116,7 +117,7 @@ def guidance(
     node = {key: value for key, value in cfg["guidance"].items() if key != "cfg"}
     targets = [sample.targets for sample in batch]
     known = {"diffusion": diffusion, "noise": noise, "init_image": init}
-    for name in {*checks.SCALES} & node.keys():
+    for name in {*validate.SCALES} & node.keys():
         known[name] = [sample.run.cfg["guidance"][name] or 0 for sample in batch]
     return build(node, encoder=studio.encoder, targets=targets, **known)
 
@@ -127,7 +128,7 @@ def beginning(
     """x at the first step taken, and the init image (1, 3, H, W) in [-1, 1] if there is one."""
     side, init, full = studio.model.image_size, None, None
     if cfg["init_image"]:
-        path = config.existing_file(str(cfg["init_image"]))
+        path = existing_file(str(cfg["init_image"]))
         if path is None:
             raise UserError(f"init_image={cfg['init_image']}: no such picture file")
         init = preprocess.pixels(pictures.load(path), side)[None].to(studio.device) * 2 - 1

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from acgd.types import UserError
+from acgd.errors import UserError
 
 
 @dataclass(frozen=True)

@@ -22,9 +22,10 @@ import torch
 from torch import Tensor
 
 import acgd
-from acgd.checkpoints import first_words
-from acgd.checks import every
-from acgd.loggers.disk import SNAPSHOT, write
+from acgd.atomic_files import write
+from acgd.config.validate import every
+from acgd.errors import first_words
+from acgd.loggers.disk import SNAPSHOT
 from acgd.noise import Noise
 from acgd.sample import Sample
 from acgd.types import Step

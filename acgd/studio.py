@@ -15,11 +15,12 @@ from typing import Any
 
 import torch
 
-from acgd import config, metrics, needs
-from acgd.config import build
-from acgd.encoders.ensemble import members
+from acgd import metrics, needs
+from acgd.config.instantiate import build
+from acgd.errors import UserError
 from acgd.model import PictureModel
-from acgd.types import UserError
+from acgd.runs.run import canonical
+from acgd.types import members
 
 PRECISIONS = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of mallopt
@@ -84,7 +85,7 @@ def is_new(group: str, node: dict, **known: Any) -> bool:
 
 
 def key(node: dict, known: dict) -> str:
-    return json.dumps([config.canonical(node), known], sort_keys=True)
+    return json.dumps([canonical(node), known], sort_keys=True)
 
 
 def make(node: dict, **known: Any) -> Any:

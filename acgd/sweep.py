@@ -17,11 +17,11 @@ from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig
 
-from acgd import config
 from acgd.compose import Composer
-from acgd.errors import explain
+from acgd.config.explain import explain
+from acgd.errors import UserError
 from acgd.jobs import STOPPED, Job
-from acgd.types import UserError
+from acgd.runs.run import Run
 
 
 class Sweeper(BasicSweeper):
@@ -73,7 +73,7 @@ class InProcess(Launcher):
 def announce(jobs: list[Job], cfgs: list[dict]) -> None:
     """Write down each job's runs. Raises where no job has any, all for the same reason."""
     errors: list[tuple[Job, Exception]] = []
-    expanded: list[tuple[Job, list[config.Run]]] = []
+    expanded: list[tuple[Job, list[Run]]] = []
     for job, cfg in zip(jobs, cfgs, strict=True):
         try:
             expanded.append((job, job.expand(cfg)))

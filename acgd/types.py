@@ -17,10 +17,6 @@ if TYPE_CHECKING:
     from acgd.noise import Noise
 
 
-class UserError(Exception):
-    """Something the user can mend; its message is one line saying what is wrong and what to do."""
-
-
 @dataclass(frozen=True)
 class Target:
     """One thing the picture is steered towards (weight > 0) or away from (weight < 0)."""
@@ -119,3 +115,16 @@ class Captioner(Protocol):
     """Pictures in words."""
 
     def __call__(self, images: Tensor) -> list[str]: ...  # (B, 3, H, W) in [0, 1]
+
+
+class Member(NamedTuple):
+    """An encoder, its share of the guidance (they sum to 1), and its part of the embedding."""
+
+    encoder: Encoder
+    weight: float
+    part: slice
+
+
+def members(encoder: Encoder) -> list[Member]:
+    """An ensemble's members, or the encoder as the only one."""
+    return getattr(encoder, "members", None) or [Member(encoder, 1.0, slice(None))]

@@ -156,14 +156,15 @@ def prepare(overrides: list[str], batch: int) -> tuple[Any, Iterator]:
     import hydra
     import torch
 
-    from acgd import config
     from acgd.cli import CONF
+    from acgd.config.instantiate import build
     from acgd.noise import Noise
+    from acgd.runs.run import resolve
     from acgd.studio import Studio
     from acgd.types import Target
 
     with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
-        cfg = config.resolve(hydra.compose("config", overrides))
+        cfg = resolve(hydra.compose("config", overrides))
     studio, noise = Studio(cfg), Noise(range(batch))
     diffusion = studio.model.diffusion(studio.sampler.steps)
     target = Target(studio.encoder.text(["a dog"])[0], 1.0, "text", "a dog")
@@ -171,7 +172,7 @@ def prepare(overrides: list[str], batch: int) -> tuple[Any, Iterator]:
     denoiser = studio.model.denoiser(diffusion, cond, studio.cfg_scale, cfg["class_id"], batch)
     node = {key: value for key, value in cfg["guidance"].items() if key != "cfg"}
     known = {"encoder": studio.encoder, "targets": [[target]] * batch, "diffusion": diffusion}
-    guide = config.build(node, **known, noise=noise)
+    guide = build(node, **known, noise=noise)
     side = studio.model.image_size
     x = noise.like(torch.empty(batch, 3, side, side, device=studio.device))
     return studio, studio.sampler(denoiser, x, noise=noise, guide=guide)

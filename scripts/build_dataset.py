@@ -17,8 +17,8 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+from acgd.errors import UserError
 from acgd.train import pictures, sounds
-from acgd.types import UserError
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -21,8 +21,8 @@ from pathlib import Path
 
 from acgd import collect, compare, tables
 from acgd.cli import explain, say
+from acgd.errors import UserError
 from acgd.measures import MEASURES
-from acgd.types import UserError
 
 
 def main() -> int:

@@ -27,10 +27,12 @@ from PIL import Image
 from torch import Tensor
 from tqdm import tqdm
 
-from acgd import config, sampling
+from acgd import sampling
 from acgd.cli import CONF
+from acgd.config.instantiate import build
 from acgd.guidance import Guidance
 from acgd.noise import Noise
+from acgd.runs.run import resolve
 from acgd.studio import Studio
 from acgd.train import picture_sentences
 from acgd.train.sound_views import SAMPLE_RATE, Sounds
@@ -62,7 +64,7 @@ def paint(studio: Studio, cfg: dict, prompts: list[Prompt], scale: float, guided
         targets = [p.targets for p in prompts]
         node = {k: v for k, v in cfg["guidance"].items() if k != "cfg"}
         known = {"encoder": studio.encoder, "targets": targets, "diffusion": diffusion}
-        guide: Guidance = config.build(node, **known, noise=noise)
+        guide: Guidance = build(node, **known, noise=noise)
     side = studio.model.image_size
     x = noise.like(torch.empty(len(prompts), 3, side, side))
     for step in studio.sampler(denoiser, x, noise=noise, guide=guide):
@@ -131,7 +133,7 @@ def grid(pixels: Tensor, columns: int, path: Path) -> None:
 class Evaluation:
     def __init__(self, args: argparse.Namespace):
         with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
-            self.cfg = config.resolve(hydra.compose("config", args.overrides))
+            self.cfg = resolve(hydra.compose("config", args.overrides))
         self.args, self.studio = args, Studio(self.cfg)
         self.view, self.labels = self.studio.by_judge, self.studio.labels
         self.result: dict = {"overrides": args.overrides}

@@ -21,7 +21,7 @@ import shutil
 import sys
 from pathlib import Path
 
-from acgd.types import UserError
+from acgd.errors import UserError
 
 NOTEBOOK = {"BLEU-1": 0.349, "BLEU-4": 0.052, "METEOR": 0.260, "ROUGE-L": 0.335, "CIDEr": 0.263}
 
@@ -69,14 +69,16 @@ def describe(folder: Path, names: list[str], overrides: list[str]) -> dict[str, 
     import hydra
     from tqdm import tqdm
 
-    from acgd import audio, config, studio
+    from acgd import audio, studio
     from acgd.cli import CONF
+    from acgd.config.instantiate import build
+    from acgd.runs.run import resolve
 
     with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
-        cfg = config.resolve(hydra.compose("config", overrides))
+        cfg = resolve(hydra.compose("config", overrides))
     where = {"device": studio.pick_device(cfg["device"])}
     where["precision"] = studio.pick_precision(cfg["precision"], where["device"])
-    encoder = config.build(cfg["encoder"], **where)
+    encoder = build(cfg["encoder"], **where)
     describer = studio.make(cfg["describer"], encoder=encoder, **where)
     said = {}
     for name in tqdm(names):

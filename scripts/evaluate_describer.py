@@ -18,8 +18,10 @@ from pathlib import Path
 import hydra
 from tqdm import tqdm
 
-from acgd import config, studio
+from acgd import studio
 from acgd.cli import CONF
+from acgd.config.instantiate import build
+from acgd.runs.run import resolve
 from acgd.train.pairs import concept_prompts
 from acgd.train.sound_sentences import concepts_named, grammars
 from acgd.train.sound_views import SAMPLE_RATE, Sounds
@@ -46,10 +48,10 @@ def main() -> None:
     args = parser.parse_args()
     overrides = ["describer=muscaps_tiny", *args.overrides]
     with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
-        cfg = config.resolve(hydra.compose("config", overrides))
+        cfg = resolve(hydra.compose("config", overrides))
     device = studio.pick_device(cfg["device"])
     precision = studio.pick_precision(cfg["precision"], device)
-    encoder = config.build(cfg["encoder"], device=device, precision=precision)
+    encoder = build(cfg["encoder"], device=device, precision=precision)
     describer = studio.make(cfg["describer"], encoder=encoder, device=device, precision=precision)
     sounds, known = Sounds(args.data, list(concept_prompts())), grammars()
     right: dict[str, list[float]] = defaultdict(list)

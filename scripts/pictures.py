@@ -12,8 +12,9 @@ from pathlib import Path
 import hydra
 from PIL import Image, ImageDraw, ImageFont
 
-from acgd import config, runner
+from acgd import runner
 from acgd.cli import CONF
+from acgd.runs.run import expand
 
 HERE = Path(__file__).resolve().parent / "pictures"
 SEEDS = (0, 1, 2)
@@ -27,7 +28,7 @@ def pictures(column: list[str], overrides: list[str]) -> list[Image.Image]:
     seeds = f"seed=[{','.join(map(str, SEEDS))}]"
     with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
         cfg = hydra.compose("config", [*column, seeds, "name=readme", "logger=none", *overrides])
-    runs = config.expand(cfg)
+    runs = expand(cfg)
     runner.render(runs)
     return [Image.open(run.folder / f"images/seed{run.seed}.png") for run in runs]
 

@@ -24,10 +24,11 @@ import numpy as np
 from omegaconf import OmegaConf
 from PIL import Image
 
-from acgd import config
-from acgd.errors import explain, say
+from acgd.config.explain import explain
+from acgd.errors import UserError, say
 from acgd.loggers import disk
-from acgd.types import UserError
+from acgd.paths import HERE
+from acgd.runs.run import expand
 
 RESULTS = ("images/*.png", "previews/*.png", "*.csv", "*.json")
 ASIDE = ("status.json", "environment.json")
@@ -79,7 +80,7 @@ def repeat(run: Path, out: Path) -> int:
 
 def ask(batch: list[Path], run: Path, out: Path, then: dict) -> Path | None:
     """Have a fresh process make the batch; the run's new folder, None where that failed."""
-    root = str(config.HERE.parent)
+    root = str(HERE.parent)
     path = os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH")]))
     threads = {"OMP_NUM_THREADS": str(then["threads"])} if "threads" in then else {}
     home = then.get("folder") or "."
@@ -106,7 +107,7 @@ def make(folders: list[Path], out: Path) -> int:
     runs = []
     for folder in folders:
         cfg = OmegaConf.to_container(OmegaConf.load(folder / "config.yaml"))
-        runs += config.expand({"snapshot_every": 0, "fail_fast": False} | cfg | aside)
+        runs += expand({"snapshot_every": 0, "fail_fast": False} | cfg | aside)
     runner.render(runs)
     print("\n".join(str(run.folder) for run in runs))
     return 0

@@ -13,7 +13,7 @@ import argparse
 import sys
 
 from acgd import report
-from acgd.types import UserError
+from acgd.errors import UserError
 
 
 def main() -> int:

@@ -35,8 +35,11 @@ from omegaconf import OmegaConf
 from PIL import Image
 from repeat import results
 
-from acgd import cli, config, environment, runner, snapshot  # noqa: F401 (what copies need)
+from acgd import atomic_files, cli, environment, snapshot
+from acgd.errors import one_line
 from acgd.loggers import disk
+from acgd.paths import CONF, HERE
+from acgd.runs.run import resolve
 
 SWEEP = "-m experiment=smoke prompt=text prompt.text=dog sampler=ddpm,plms,dpmpp"
 SWEEP += " sampler.steps=4 guidance.clip=300,1000 seed=0,1 batch_size=3 twin=true enlarge_to=0"
@@ -45,7 +48,7 @@ SIGNALS = {"SIGKILL": (-9,), "SIGTERM": (143, -15, 0), "SIGINT": (130, -2, 0)}
 WAYS = ("SIGKILL", "SIGKILL", "SIGTERM", "SIGINT")
 PATIENCE = 120  # seconds for a process to end after it was told to
 KILLS_A_ROUND = 12
-RUN = str(config.HERE.parent / "run.py")
+RUN = str(HERE.parent / "run.py")
 
 
 class Victim:
@@ -213,14 +216,14 @@ class Torture:
     def check(self, made: Path) -> None:
         """Every file that does not have a temporary name is whole."""
         for path in made.rglob("*"):
-            if path.is_file() and not disk.LEFTOVER.fullmatch(path.name):
+            if path.is_file() and not atomic_files.LEFTOVER.fullmatch(path.name):
                 try:
                     whole(path)
                 except FileNotFoundError:
                     raise
                 except Exception as error:
                     self.counted["torn files"] += 1
-                    self.faults.append(f"torn: {path}: {config.one_line(error)}")
+                    self.faults.append(f"torn: {path}: {one_line(error)}")
 
     def compare(self, made: Path, name: str) -> None:
         """After the end: the same runs, all finished, with the same bytes and nothing left over."""
@@ -259,15 +262,15 @@ def warm(arguments: list[str]) -> None:
     """Load the models that copies of this process find loaded."""
     torch.set_num_threads(1)
     plain = [one.split(",")[0] for one in arguments if one != "-m"]
-    with hydra.initialize_config_dir(str(config.CONF), version_base="1.3"):
+    with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
         cfg = hydra.compose("config", plain)
     from acgd import captions, results, sampling  # noqa: F401
     from acgd.studio import Studio
 
-    studio = Studio(config.resolve(cfg))
+    studio = Studio(resolve(cfg))
     for view in filter(None, (studio.by_encoder, studio.by_judge)):
         view.embeds  # noqa: B018 (encoded once)
-    environment.describe(config.resolve(cfg), studio.device, studio.precision)
+    environment.describe(resolve(cfg), studio.device, studio.precision)
 
 
 def runs(made: Path) -> set[str]:
@@ -353,7 +356,7 @@ def finish(torture: Torture, home: Path, name: str) -> None:
 
 
 def main() -> int:
-    os.environ |= {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(config.HERE.parent)}
+    os.environ |= {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(HERE.parent)}
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )

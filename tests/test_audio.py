@@ -9,7 +9,7 @@ import pytest
 import soundfile
 
 from acgd import audio
-from acgd.types import UserError
+from acgd.errors import UserError
 
 RATE = 22050
 

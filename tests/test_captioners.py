@@ -17,18 +17,20 @@ from PIL import Image
 from safetensors.torch import save_file
 from test_clip import VIT
 
-from acgd import config, runner
+from acgd import runner
 from acgd.captioners import clipcap_tiny
 from acgd.captioners.clipcap import ClipCapCaptioner, square
 from acgd.captioners.clipcap_tiny import TinyClipCap, looks
+from acgd.config.instantiate import build
 from acgd.encoders.clip import CLIPEncoder
+from acgd.errors import UserError
 from acgd.models.audioclip import AudioCLIP
 from acgd.models.clip import CLIP
 from acgd.models.clipcap import ClipCap
+from acgd.runs.run import Run, expand
 from acgd.train import clipcap_tiny as training
 from acgd.train import picture_sentences
 from acgd.train.clipcap_tiny import fingerprint, train_tokenizer
-from acgd.types import UserError
 
 SENTENCES = ["a dog in the snow.", "a red bus, seen from the side.", "the sea at night."] * 3
 GPT = {"n_layer": 1, "n_head": 2, "n_embd": 16, "n_positions": 32, "prefix_length": 3}
@@ -160,9 +162,7 @@ def blip(tmp_path_factory) -> Path:
 
 
 def test_blip_captions_a_batch_as_one_by_one(blip, pictures):
-    tell = config.build(
-        {**compose("captioner=blip").captioner, "checkpoint": str(blip), "length": 5}
-    )
+    tell = build({**compose("captioner=blip").captioner, "checkpoint": str(blip), "length": 5})
     captions = tell(pictures)
     assert captions == [tell(picture[None])[0] for picture in pictures]
     words = set(" ".join(captions).split())
@@ -207,21 +207,21 @@ def test_a_file_without_tokenizer_is_no_captioner(embedded, weights):
         TinyClipCap(checkpoint=str(weights / "judge.safetensors"), clip=embedded["clip"])
 
 
-def run(tiny, embedded, sounds, outputs, *more: str) -> config.Run:
+def run(tiny, embedded, sounds, outputs, *more: str) -> Run:
     chosen = [f"captioner.{key}={value}" for key, value in embedded.items()]
     chosen = ["captioner=clipcap_tiny", "captioner.decoding.length=6", *chosen]
     given = [*tiny, *chosen, f"prompt.path={sounds / 'tone.wav'}", f"outputs={outputs}"]
-    (made,) = config.expand(compose(*given, "logger=none", *more))
+    (made,) = expand(compose(*given, "logger=none", *more))
     runner.render([made])
     return made
 
 
-def rows(made: config.Run) -> list[dict[str, str]]:
+def rows(made: Run) -> list[dict[str, str]]:
     with open(made.folder / "captions.csv", newline="") as file:
         return list(csv.DictReader(file))
 
 
-def scores(made: config.Run) -> dict:
+def scores(made: Run) -> dict:
     return json.loads((made.folder / "metrics.json").read_text())
 
 
@@ -263,10 +263,10 @@ def test_the_description_changes_the_picture_only_when_asked(tiny, embedded, sou
 def test_agreement_is_with_the_text_prompts_where_nothing_is_described(tiny, embedded, tmp_path):
     chosen = [f"captioner.{key}={value}" for key, value in embedded.items()]
     given = ["prompt=text", "prompt.text=snow", "captioner=clipcap_tiny", *chosen]
-    (made,) = config.expand(compose(*tiny, *given, f"outputs={tmp_path}", "logger=none"))
+    (made,) = expand(compose(*tiny, *given, f"outputs={tmp_path}", "logger=none"))
     runner.render([made])
     assert -1 <= scores(made)["caption_agreement"] <= 1
-    (silent,) = config.expand(compose(*tiny, *given[:2], f"outputs={tmp_path}", "logger=none"))
+    (silent,) = expand(compose(*tiny, *given[:2], f"outputs={tmp_path}", "logger=none"))
     runner.render([silent])
     assert scores(silent)["caption_agreement"] is None
     assert not (silent.folder / "captions.csv").exists()

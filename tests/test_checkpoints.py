@@ -16,8 +16,8 @@ from conftest import ROOT
 from torch import nn
 
 from acgd import checkpoints, conversion, published, torchscript
+from acgd.errors import UserError
 from acgd.recognise import looks_like
-from acgd.types import UserError
 
 # the archive's own loader, to be compared with, is deprecated
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")

@@ -11,9 +11,9 @@ import torch
 from reference import clip as reference
 from torch import nn
 
+from acgd.errors import UserError
 from acgd.models.clip import CLIP, halve_
 from acgd.models.tokenizer import END, START, Tokenizer, tokenizer
-from acgd.types import UserError
 
 GOLDEN = Path(__file__).parent / "golden"
 TINY = {

@@ -13,8 +13,8 @@ from torch import nn
 from acgd import checkpoints
 from acgd.captioners import decoding
 from acgd.captioners.decoding import Decoding
+from acgd.errors import UserError
 from acgd.models.clipcap import LEGACY, TIED, ClipCap
-from acgd.types import UserError
 
 SMALL = {"prefix_size": 12, "n_layer": 2, "n_head": 2, "n_embd": 16, "vocab_size": 40}
 SMALL |= {"n_positions": 64, "prefix_length": 3}

@@ -16,9 +16,9 @@ from omegaconf import OmegaConf
 from scipy import stats
 
 from acgd import collect, compare, measures, tables
+from acgd.errors import UserError
 from acgd.grid import arrange
 from acgd.intervals import holm, interval, paired_p
-from acgd.types import UserError
 
 CONFIG = {
     "sampler": {"_target_": "acgd.samplers.ddpm.DDPM", "steps": "40"},

@@ -7,10 +7,10 @@ import shutil
 import pytest
 from conftest import ROOT, compose
 
-from acgd import config
-from acgd.config import build, expand, signature
+from acgd.config.instantiate import build
+from acgd.errors import UserError
+from acgd.runs.run import expand, fingerprint, resolve, signature
 from acgd.studio import make
-from acgd.types import UserError
 
 YAMLS = sorted(path.relative_to(ROOT / "conf") for path in (ROOT / "conf").glob("*/**/*.yaml"))
 
@@ -54,7 +54,7 @@ def test_sounds_count_by_content(sounds, tmp_path):
 
 
 def test_retrained_weights_make_other_pictures(tone, tmp_path, monkeypatch):
-    monkeypatch.setattr(config, "WEIGHTS", tmp_path)
+    monkeypatch.setattr("acgd.runs.run.WEIGHTS", tmp_path)
     seen = set()
     for content in (b"once", b"more"):
         (tmp_path / "tiny_unet.safetensors").write_bytes(content)
@@ -72,12 +72,12 @@ def test_a_text_that_looks_like_a_number_or_a_file_stays_a_text(tmp_path, monkey
 
 
 def test_large_files_are_told_apart_by_size_and_ends(tmp_path, monkeypatch):
-    monkeypatch.setattr(config, "WHOLE_FILE", 64)
+    monkeypatch.setattr("acgd.runs.run.WHOLE_FILE", 64)
     path = tmp_path / "weights.pt"
     seen = set()
     for content in (bytes(200), bytes(201), b"x" + bytes(199), bytes(199) + b"x"):
         path.write_bytes(content)
-        seen.add(config.fingerprint(path))
+        seen.add(fingerprint(path))
     assert len(seen) == 4
 
 
@@ -146,7 +146,7 @@ def test_every_yaml_builds_by_itself(path, weights, sounds, tmp_path, monkeypatc
     chosen = f"{'/'.join(group)}={name}"
     given = ["prompt.image=[]"] if chosen == "prompt=image" else []
     cfg = compose(chosen, *given)
-    node = config.resolve(cfg)[group[0]]
+    node = resolve(cfg)[group[0]]
     if node["_target_"] is None:
         assert chosen == "judge=none"
     elif group[0] in ("model", "encoder", "judge"):

@@ -12,13 +12,14 @@ import torch.nn.functional as F
 from conftest import compose
 
 import acgd.train
-from acgd.config import expand
 from acgd.describers.keywords import LISTS, Keywords, read_list
 from acgd.describers.none import NoWords
 from acgd.describers.several import Several, told
+from acgd.errors import UserError
 from acgd.prompts.text import join
 from acgd.runner import render
-from acgd.types import Target, UserError
+from acgd.runs.run import expand
+from acgd.types import Target
 
 RATE = 16000
 NOISE = np.random.default_rng(0).standard_normal(RATE).astype("f4") / 10

@@ -5,8 +5,8 @@ import pytest
 import torch
 
 from acgd.diffusion import Denoiser, Diffusion, space_timesteps
+from acgd.errors import UserError
 from acgd.models.unet import UNet
-from acgd.types import UserError
 
 
 def normal(*shape, seed=0):

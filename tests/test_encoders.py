@@ -17,10 +17,11 @@ from acgd.encoders.audioclip import AudioCLIPEncoder
 from acgd.encoders.clip import CLIPEncoder
 from acgd.encoders.ensemble import Ensemble
 from acgd.encoders.openclip import OpenCLIPEncoder
+from acgd.errors import UserError
 from acgd.guidance import Guidance
 from acgd.models.clip import CLIP, sizes
 from acgd.noise import Noise
-from acgd.types import Target, UserError
+from acgd.types import Target
 
 
 def write(folder, config=RESNET, name="weights.safetensors"):

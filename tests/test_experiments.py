@@ -14,11 +14,12 @@ from conftest import ROOT, command, compose
 from reference import guidance as reference
 from reference.inputs import evaluate
 
-from acgd import collect, compare, config
-from acgd.config import build
+from acgd import collect, compare
+from acgd.config.instantiate import build
 from acgd.metrics import read_labels
 from acgd.models.unet import UNet
 from acgd.noise import Noise
+from acgd.runs.run import expand, resolve
 from acgd.samplers.guided import guided
 from acgd.types import Target
 
@@ -29,7 +30,7 @@ SWEEPS = ("audio_vs_text", "guidance_sweep", "describers", "samplers", "schedule
 
 @pytest.mark.parametrize("choice", CHOICES)
 def test_experiments_name_options_that_exist(choice):
-    plain, resolved = config.resolve(compose()), config.resolve(compose(f"experiment={choice}"))
+    plain, resolved = resolve(compose()), resolve(compose(f"experiment={choice}"))
     assert set(resolved) == set(plain)
     assert set(resolved["guidance"]) == set(plain["guidance"])
     for group in ("prompt", "describer", "captioner"):
@@ -39,7 +40,7 @@ def test_experiments_name_options_that_exist(choice):
 
 def test_the_notebook_is_its_models_and_its_faults():
     """notebook is notebook_corrected but for what faithful sets."""
-    cfgs = {choice: flat(config.resolve(compose(f"experiment={choice}"))) for choice in CHOICES}
+    cfgs = {choice: flat(resolve(compose(f"experiment={choice}"))) for choice in CHOICES}
     notebook, corrected, faithful = (
         cfgs[choice] for choice in ("notebook", "notebook_corrected", "faithful")
     )
@@ -63,7 +64,7 @@ def test_every_value_that_is_swept_composes(name):
     seen, most = set(), max(map(len, given))
     for i in range(most):
         overrides = [values[i % len(values)] for values in given]
-        runs = config.expand(compose(f"experiment={name}", *overrides))
+        runs = expand(compose(f"experiment={name}", *overrides))
         assert {run.cfg["name"] for run in runs} == {name}
         seen |= {run.signature for run in runs}
         if isinstance(concept := runs[0].cfg["concept"], dict):
@@ -74,8 +75,8 @@ def test_every_value_that_is_swept_composes(name):
 
 def test_each_fault_is_one_of_the_notebook_s():
     chosen = ("experiment=faithful",), ("experiment=notebook_ablation", "fault=all")
-    faithful, everything = (flat(config.resolve(compose(*overrides))) for overrides in chosen)
-    base = flat(config.resolve(compose("experiment=notebook_ablation")))
+    faithful, everything = (flat(resolve(compose(*overrides))) for overrides in chosen)
+    base = flat(resolve(compose("experiment=notebook_ablation")))
     files = {path.stem: path for path in (ROOT / "conf" / "fault").glob("*.yaml")}
     alone = {name: flat(yaml.safe_load(path.read_text())) for name, path in files.items()}
     assert alone.pop("none") == {} and set(alone.pop("all")["defaults"]) == alone.keys()
@@ -119,7 +120,7 @@ class Composed(reference.Notebook):
     """The golden file's small models, guided as experiment=notebook says."""
 
     def guidance(self, diffusion, noise, weights, *, cutouts: int, share: float):
-        cfg = config.resolve(compose("experiment=notebook", f"guidance.num_cutouts={cutouts}"))
+        cfg = resolve(compose("experiment=notebook", f"guidance.num_cutouts={cutouts}"))
         assert cfg["shared_noise"] and isinstance(noise, type(Noise.shared(0)))
         node = {key: value for key, value in cfg["guidance"].items() if key != "cfg"}
         embeds = torch.nn.functional.normalize(self.text_embeds, dim=-1)
@@ -158,7 +159,7 @@ MILLIONS = {  # parameters, after Dhariwal & Nichol 2021, arXiv:2105.05233
 def test_class_conditional_models_have_their_published_size(name):
     from acgd.checkpoints import Unfilled
 
-    node = config.resolve(compose(f"model={name}"))["model"]
+    node = resolve(compose(f"model={name}"))["model"]
     known = ("_target_", "checkpoint", "schedule")
     with Unfilled():
         unet = UNet(**{key: value for key, value in node.items() if key not in known})

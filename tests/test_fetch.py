@@ -19,8 +19,8 @@ from conftest import ROOT
 
 from acgd import download, fetch, published
 from acgd.download import Patience
+from acgd.errors import UserError
 from acgd.published import Published
-from acgd.types import UserError
 
 CONTENT = bytes(range(256)) * 1200 + b"the end"
 SHA256 = hashlib.sha256(CONTENT).hexdigest()

@@ -10,13 +10,13 @@ import yaml
 from small import SmallEncoder, normal, targets
 
 from acgd import losses
-from acgd.config import build
+from acgd.config.instantiate import build
 from acgd.cutouts import cut, draw_boxes
 from acgd.diffusion import Diffusion
+from acgd.errors import UserError
 from acgd.guidance import Guidance, pack_targets
 from acgd.noise import Noise
 from acgd.schedules import Constant, Cosine, Linear, Window
-from acgd.types import UserError
 
 CONF = Path(__file__).parent.parent / "conf"
 DIFFUSION = Diffusion(respacing="10")

@@ -21,7 +21,7 @@ import pytest
 from conftest import ROOT, command
 from omegaconf import OmegaConf
 
-from acgd.errors import explain
+from acgd.config.explain import explain
 from acgd.launchers import Elsewhere, Lost, ray, submitit
 from acgd.loggers import disk
 
@@ -168,7 +168,7 @@ def test_presets_compose_or_name_the_extra_they_need(choice, module, extra):
     import hydra
     from hydra.errors import HydraException
 
-    from acgd.config import CONF
+    from acgd.paths import CONF
 
     installed = find_spec("hydra_plugins") and find_spec(f"hydra_plugins.hydra_{module}")
     try:

@@ -19,12 +19,13 @@ import yaml
 from conftest import ROOT, compose
 from PIL import Image
 
-from acgd import config, runner
+from acgd import runner
+from acgd.atomic_files import write
 from acgd.cli import quoted
-from acgd.config import build
+from acgd.config.instantiate import build
+from acgd.errors import UserError
 from acgd.loggers import replay, wandb
-from acgd.loggers.disk import write
-from acgd.types import UserError
+from acgd.runs.run import expand, resolve
 
 
 @pytest.fixture(autouse=True)
@@ -98,7 +99,7 @@ def inspected(folder: Path) -> list[dict]:
 def test_an_offline_run_holds_config_losses_picture_and_metrics(tiny, sounds, tmp_path, capfd):
     path = f"prompt.path={sounds / 'tone.wav'}"
     cfg = compose(*tiny, path, f"outputs={tmp_path}", "logger=wandb", "logger.timeout=200")
-    runs = config.expand(cfg)
+    runs = expand(cfg)
     runner.render(runs)
     run = runs[0]
     records = inspected(run.folder)
@@ -240,6 +241,6 @@ def test_an_agents_command_is_one_that_composes():
     command = create_sweep_command(list(sweep["command"]))
     assert (ROOT / sweep["program"]).is_file()
     given = [word for word in command if not word.startswith("$")] + words
-    cfg = config.resolve(compose(*map(quoted, given)))
+    cfg = resolve(compose(*map(quoted, given)))
     assert cfg["prompt"]["text_share"] == 0.5 and cfg["logger"]["mode"] == "online"
     assert sweep["metric"]["name"] in replay.flat({"picture": {"judge": {"image_audio": 0.5}}})

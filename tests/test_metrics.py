@@ -7,15 +7,16 @@ import pytest
 from conftest import compose
 from PIL import Image
 
-from acgd import collect, config, metrics, references, runner
-from acgd.types import UserError
+from acgd import collect, metrics, references, runner
+from acgd.errors import UserError
+from acgd.runs.run import expand
 
 
 @pytest.fixture
 def render(tiny, sounds, tmp_path):
     def go(*overrides):
         base = [*tiny, "logger=none", "report=false", f"outputs={tmp_path / 'outputs'}"]
-        runs = config.expand(compose(*base, f"prompt.path={sounds}", *overrides))
+        runs = expand(compose(*base, f"prompt.path={sounds}", *overrides))
         runner.render(runs)
         return runs
 

@@ -12,13 +12,13 @@ from test_clip import described, manifest
 from acgd.describers import muscaps as describers
 from acgd.describers.muscaps import MusCapsDescriber, cut_chunks, read_vocabulary
 from acgd.encoders.audioclip import AudioCLIPEncoder
+from acgd.errors import UserError
 from acgd.metrics import Viewer, read_labels
 from acgd.models.harmonic_cnn import HarmonicCNN
 from acgd.models.muscaps import EOS, OPTIONAL, SOS, MusCaps, masked_softmax
 from acgd.models.musicnn import Musicnn
 from acgd.train import sound_sentences
 from acgd.train.pairs import concept_prompts
-from acgd.types import UserError
 
 WORDS = [*describers.SPECIAL, *["a", "dog", "barks", "twice", "in", "the", "rain"]]
 SMALL = {"word_embed_dim": 12, "hidden_dim_encoder": 16, "hidden_dim_decoder": 16}

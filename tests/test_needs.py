@@ -6,8 +6,9 @@ import pytest
 import torch
 from conftest import compose
 
-from acgd import config, needs, studio
-from acgd.types import UserError
+from acgd import needs, studio
+from acgd.errors import UserError
+from acgd.runs.run import resolve
 
 
 @pytest.fixture
@@ -15,7 +16,7 @@ def cfg(tiny, monkeypatch):
     """A guided run of the small models, taken for large ones."""
     monkeypatch.setattr(needs, "LARGE", 0)
     settings = ["guidance.through_unet=true", "guidance.num_cutouts=8", "batch_size=4"]
-    return config.resolve(compose(*tiny, *settings))
+    return resolve(compose(*tiny, *settings))
 
 
 def test_kept_bytes_are_those_that_autograd_keeps():

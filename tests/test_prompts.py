@@ -11,11 +11,11 @@ from PIL import Image
 
 from acgd.describers.keywords import Keywords
 from acgd.encoders.audioclip import AudioCLIPEncoder
+from acgd.errors import UserError
 from acgd.prompts.audio import AudioPrompt
 from acgd.prompts.image import ImagePrompt
 from acgd.prompts.mixed import MixedPrompt
 from acgd.prompts.text import TextPrompt, join, normalised, parse_as_notebook, parse_weight
-from acgd.types import UserError
 
 GUIDANCE = Path(__file__).parent / "golden" / "guidance.json"
 

@@ -14,7 +14,7 @@ from conftest import ROOT, compose
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from small import SmallEncoder, denoiser, targets
 
-from acgd.config import build
+from acgd.config.instantiate import build
 from acgd.noise import Noise
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")

@@ -13,7 +13,8 @@ import repeat
 from conftest import ROOT, compose
 from PIL import Image
 
-from acgd import config, runner
+from acgd import runner
+from acgd.runs.run import expand
 
 
 @pytest.fixture(scope="module")
@@ -34,7 +35,7 @@ def run(tiny, tmp_path_factory):
             "outputs=made",
             "report=false",
         ]
-        runs = config.expand(compose(*tiny, *sound, "sampler=dpmpp"))
+        runs = expand(compose(*tiny, *sound, "sampler=dpmpp"))
         runner.render(runs)
     finally:
         os.chdir(before)

@@ -19,8 +19,8 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from PIL import Image
 
 from acgd import collect, report
+from acgd.errors import UserError
 from acgd.report import assets, commands, layout, pictures, sheet, sounds, tell
-from acgd.types import UserError
 
 NASTY = '</script><script>window.hacked = 1</script><img src=x onerror="window.hacked = 2">'
 

@@ -12,10 +12,11 @@ import torch
 from conftest import compose
 from PIL import Image
 
-from acgd import checks, claim, config, runner, sampling, snapshot
+from acgd import claim, runner, sampling, snapshot
+from acgd.errors import UserError
 from acgd.loggers import disk
+from acgd.runs.run import Run, expand, fingerprint, validate
 from acgd.sample import Sample
-from acgd.types import UserError
 
 ASIDE = {"status.json", "log.txt", "config.yaml"}  # times, and where outputs go
 
@@ -30,7 +31,7 @@ def runs(tiny, tmp_path):
     words = ["prompt=text", "prompt.text=snow", "judge=none", "enlarge_to=0", "logger=none"]
     models = [one for one in tiny if "judge." not in one]
 
-    def go(*overrides: str) -> list[config.Run]:
+    def go(*overrides: str) -> list[Run]:
         chosen = [
             *models,
             *words,
@@ -39,7 +40,7 @@ def runs(tiny, tmp_path):
             f"outputs={tmp_path / 'outputs'}",
             *overrides,
         ]
-        return config.expand(compose(*chosen))
+        return expand(compose(*chosen))
 
     return go
 
@@ -63,14 +64,14 @@ def kill(monkeypatch):
     return arm
 
 
-def contents(runs: list[config.Run]) -> dict[str, bytes]:
+def contents(runs: list[Run]) -> dict[str, bytes]:
     folders = [run.folder for run in runs]
     paths = [path for folder in folders for path in folder.rglob("*") if path.is_file()]
     kept = [path for path in paths if path.name not in ASIDE]
     return {str(path.relative_to(folders[0].parent)): path.read_bytes() for path in kept}
 
 
-def log(run: config.Run) -> str:
+def log(run: Run) -> str:
     return (run.folder / "log.txt").read_text()
 
 
@@ -247,7 +248,7 @@ def test_what_it_was_made_with_is_in_its_folder(runs):
     record = json.loads((made.folder / "environment.json").read_text())
     assert record["packages"]["torch"] == torch.__version__
     checkpoint = Path(made.cfg["model"]["checkpoint"])
-    assert record["files"]["model.checkpoint"] == config.fingerprint(checkpoint)
+    assert record["files"]["model.checkpoint"] == fingerprint(checkpoint)
     assert (record["device"], record["precision"]) == ("cpu", "float32")
     assert record["threads"] == torch.get_num_threads() and record["device_name"]
     assert record["batch"] == [made.folder.name]
@@ -255,6 +256,6 @@ def test_what_it_was_made_with_is_in_its_folder(runs):
 
 @pytest.mark.parametrize("pace", ["often", "10m", "-1", "true", "1.5"])
 def test_a_pace_is_steps_or_seconds(runs, pace):
-    assert checks.every(10) == (10, 0) and checks.every("0.5s") == (0, 0.5)
+    assert validate.every(10) == (10, 0) and validate.every("0.5s") == (0, 0.5)
     with pytest.raises(UserError, match="snapshot_every"):
         runs(f"snapshot_every={pace}")

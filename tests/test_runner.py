@@ -12,26 +12,28 @@ import torch
 from conftest import compose
 from PIL import Image
 
-from acgd import config, metrics, runner, sampling
+from acgd import atomic_files, metrics, runner, sampling
+from acgd.errors import UserError
 from acgd.loggers import disk
-from acgd.types import Target, UserError
+from acgd.runs.run import Run, expand
+from acgd.types import Target
 
 
 @pytest.fixture
 def render(tiny, sounds, tmp_path):
     """render(*overrides) -> the runs; in tmp_path/outputs and of tone.wav unless told otherwise."""
 
-    def go(*overrides: str) -> list[config.Run]:
+    def go(*overrides: str) -> list[Run]:
         base = [f"prompt.path={sounds / 'tone.wav'}", f"outputs={tmp_path / 'outputs'}"]
         models = [one for one in tiny if "judge=none" not in overrides or "judge." not in one]
-        runs = config.expand(compose(*models, "logger=none", *base, *overrides))
+        runs = expand(compose(*models, "logger=none", *base, *overrides))
         runner.render(runs)
         return runs
 
     return go
 
 
-def pixels(run: config.Run, suffix: str = "-native") -> np.ndarray:
+def pixels(run: Run, suffix: str = "-native") -> np.ndarray:
     path = run.folder / "images" / f"seed{run.seed}{suffix}.png"
     return np.asarray(Image.open(path)).astype(int)
 
@@ -247,13 +249,13 @@ def test_what_is_heard_is_among_the_targets(render):
 
 
 def test_files_are_whole_or_not_there(tmp_path, monkeypatch):
-    disk.write(tmp_path / "a.txt", "old")
+    atomic_files.write(tmp_path / "a.txt", "old")
 
     def full(*_):
         raise OSError("no space left")
 
     monkeypatch.setattr("os.replace", full)
     with pytest.raises(OSError):
-        disk.write(tmp_path / "a.txt", "new")
+        atomic_files.write(tmp_path / "a.txt", "new")
     assert [path.name for path in tmp_path.iterdir()] == ["a.txt"]
     assert (tmp_path / "a.txt").read_text() == "old"

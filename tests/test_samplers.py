@@ -6,6 +6,7 @@ import torch
 from small import SmallEncoder, denoiser, normal, targets
 
 from acgd.diffusion import Denoiser, Diffusion
+from acgd.errors import UserError
 from acgd.guidance import Guidance
 from acgd.noise import Noise
 from acgd.samplers.ddim import DDIM, invert
@@ -13,7 +14,6 @@ from acgd.samplers.ddpm import DDPM
 from acgd.samplers.dpmpp import DPMSolverPP
 from acgd.samplers.guided import VARIANCE, guided
 from acgd.samplers.plms import PLMS
-from acgd.types import UserError
 
 EVERY = [DDPM(), DDIM(), DDIM(eta=1.0), PLMS(), PLMS(order=4), DPMSolverPP()]
 SPREAD = 0.5  # of the data in the closed-form tests

@@ -21,11 +21,12 @@ from conftest import ROOT, command, compose
 from hydra.core.global_hydra import GlobalHydra
 from PIL import Image
 
-from acgd import config, jobs, sampling, studio, sweep
+from acgd import jobs, sampling, studio, sweep
 from acgd.compose import Composer
-from acgd.config import CONF
+from acgd.errors import UserError
 from acgd.jobs import Job
-from acgd.types import UserError
+from acgd.paths import CONF
+from acgd.runs.run import Run, expand, resolve
 
 
 @pytest.fixture
@@ -65,7 +66,7 @@ def test_a_job_s_config_is_what_hydra_makes_of_it(composer, sweeps, asks):
     # one that follows from another is found out once, and is Hydra's from then on
     assert asks <= len(composer.asked) <= asks + any("${" in " ".join(one) for one in sweeps)
     for overrides, cfg in zip(sweeps, found, strict=True):
-        assert cfg == config.resolve(hydra.compose("config", overrides))
+        assert cfg == resolve(hydra.compose("config", overrides))
 
 
 def test_jobs_share_what_is_equal(composer):
@@ -88,7 +89,7 @@ def together(tiny, sounds, tmp_path, monkeypatch):
         base += ["logger=none", *tiny]
         folder = tmp_path / "outputs/main/sweeps" / str(len(go.batches))
         made = [Job(folder / str(i), overrides) for i, overrides in enumerate(sweeps)]
-        sweep.announce(made, [config.resolve(compose(*base, *given)) for given in sweeps])
+        sweep.announce(made, [resolve(compose(*base, *given)) for given in sweeps])
         sweep.make(made)
         return made
 
@@ -103,11 +104,11 @@ def together(tiny, sounds, tmp_path, monkeypatch):
     return go
 
 
-def pixels(run: config.Run) -> np.ndarray:
+def pixels(run: Run) -> np.ndarray:
     return np.asarray(Image.open(run.folder / f"images/seed{run.seed}-native.png")).astype(int)
 
 
-def losses(run: config.Run) -> list[dict[str, str]]:
+def losses(run: Run) -> list[dict[str, str]]:
     return list(csv.DictReader((run.folder / "losses.csv").open()))
 
 
@@ -134,7 +135,7 @@ def test_jobs_that_differ_in_weights_share_a_batch_and_come_out_as_alone(
         assert all(len(batch) == 1 for batch in together.batches)
         for run, old in zip(alone.runs, before.runs, strict=True):
             assert run.signature == old.signature
-            old = config.Run(old.cfg, old.seed, "", "", kept / "main" / old.folder.name)
+            old = Run(old.cfg, old.seed, "", "", kept / "main" / old.folder.name)
             assert abs(pixels(run) - pixels(old)).max() <= 1
             for a, b in zip(losses(run), losses(old), strict=True):
                 assert a.keys() == b.keys()
@@ -227,8 +228,8 @@ def test_a_job_s_value_is_the_mean_of_its_score(together, sounds):
 )
 def test_mistakes_are_told_before_the_sampling(given, says):
     with pytest.raises(UserError, match=says):
-        config.expand(compose(*given))
-    config.expand(compose("optimize=gain", "twin=true"))
+        expand(compose(*given))
+    expand(compose("optimize=gain", "twin=true"))
 
 
 def test_after_a_failure_nothing_is_begun_where_so_asked(together, sounds, capsys):

@@ -12,9 +12,9 @@ from conftest import ROOT
 
 from acgd import audio
 from acgd.describers.muscaps import MusCapsDescriber
+from acgd.errors import UserError
 from acgd.models.harmonic_cnn import HarmonicCNN
 from acgd.train import muscaps as training
-from acgd.types import UserError
 
 SAID = {
     "dog": "A dog barks, loudly!",

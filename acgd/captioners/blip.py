@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from acgd.captioners.clipcap import square
-from acgd.types import UserError
+from acgd.errors import UserError
 
 
 class BlipCaptioner:

@@ -13,8 +13,9 @@ from acgd import checkpoints, published
 from acgd.captioners.decoding import Decoding
 from acgd.encoders.clip import CLIPEncoder
 from acgd.encoders.preprocess import normalise, resized
+from acgd.errors import UserError
 from acgd.models.clipcap import LEGACY, TIED, ClipCap
-from acgd.types import Encoder, UserError
+from acgd.types import Encoder
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer

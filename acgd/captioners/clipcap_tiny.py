@@ -14,8 +14,9 @@ from acgd.captioners.clipcap import read_model, shared, square
 from acgd.captioners.decoding import Decoding
 from acgd.encoders.audioclip import AudioCLIPEncoder
 from acgd.encoders.preprocess import normalise
+from acgd.errors import UserError
 from acgd.models.clip import VisionTransformer
-from acgd.types import Encoder, UserError
+from acgd.types import Encoder
 
 # How a picture is looked at: zoom (below 1 is nearer), shift right and down in half pictures.
 LOOKS = ((1.0, 0.0, 0.0), (0.8, 0.0, 0.0), (1.2, 0.0, 0.0), (0.95, 0.1, -0.1))

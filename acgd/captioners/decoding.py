@@ -13,8 +13,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from acgd.errors import UserError
 from acgd.models.clipcap import ClipCap
-from acgd.types import UserError
 
 HOW = ("greedy", "beam", "top_p")
 Choose = Callable[[Tensor, Tensor], Tensor]  # logits (n, V), pictures (n,) -> tokens (n,)

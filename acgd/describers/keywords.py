@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from acgd import audio
-from acgd.prompts.text import fraction
-from acgd.types import Encoder, UserError
+from acgd.errors import UserError, fraction
+from acgd.types import Encoder
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -18,11 +18,11 @@ from safetensors import safe_open
 from torch import Tensor
 
 from acgd import audio, checkpoints
+from acgd.errors import UserError, fraction
 from acgd.metrics import Viewer, read_labels
 from acgd.models.esresnext import ESResNeXt
 from acgd.models.muscaps import EOS, OPTIONAL, PAD, SOS, UNK, MusCaps
-from acgd.prompts.text import fraction
-from acgd.types import Encoder, UserError
+from acgd.types import Encoder
 
 SPECIAL = ("<pad>", "<unk>", "<sos>", "<eos>")
 LEAST = 2  # times that a word of the vocabulary's file must have been seen

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from acgd.prompts.text import fraction
-from acgd.types import Describer, UserError
+from acgd.errors import UserError, fraction
+from acgd.types import Describer
 
 if TYPE_CHECKING:
     import numpy as np

@@ -9,8 +9,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from acgd.encoders.clip import CLIPEncoder
+from acgd.errors import UserError
 from acgd.models.audioclip import AudioCLIP
-from acgd.types import UserError
 
 
 class AudioCLIPEncoder(CLIPEncoder):

@@ -9,9 +9,9 @@ from torch import Tensor, nn
 
 from acgd import checkpoints
 from acgd.encoders import preprocess
+from acgd.errors import UserError
 from acgd.models.clip import CLIP, halve_, sizes
 from acgd.models.tokenizer import tokenizer
-from acgd.types import UserError
 
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 

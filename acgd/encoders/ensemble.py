@@ -2,23 +2,14 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from acgd import audio
 from acgd.encoders.preprocess import resized
-from acgd.types import Encoder, UserError
-
-
-class Member(NamedTuple):
-    """An encoder, its share of the guidance (they sum to 1), and its part of the embedding."""
-
-    encoder: Encoder
-    weight: float
-    part: slice
+from acgd.errors import UserError
+from acgd.types import Encoder, Member
 
 
 class Ensemble:
@@ -92,8 +83,3 @@ class Ensemble:
         rates = self.sample_rate, member.encoder.sample_rate
         rows = [torch.from_numpy(audio.resample(w.cpu().numpy(), *rates)) for w in waves]
         return torch.stack(rows)
-
-
-def members(encoder: Encoder) -> list[Member]:
-    """An ensemble's members, or the encoder as the only one."""
-    return getattr(encoder, "members", None) or [Member(encoder, 1.0, slice(None))]

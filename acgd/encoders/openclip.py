@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from acgd.types import UserError
+from acgd.errors import UserError
 
 PRECISIONS = {"float32": "fp32", "float16": "fp16", "bfloat16": "bf16", "auto": "fp32"}
 

@@ -24,10 +24,11 @@ from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf, open_dict
 
-from acgd.errors import explain, say
+from acgd import atomic_files
+from acgd.config.explain import explain
+from acgd.errors import UserError, say
 from acgd.jobs import FAILED
 from acgd.loggers import disk
-from acgd.types import UserError
 
 HERE = Path(__file__).resolve().parents[2]
 
@@ -129,7 +130,9 @@ class Elsewhere(Launcher):
         return disk.status(self.folder / str(number))
 
     def write(self, number: int, content: dict) -> None:
-        disk.write(self.folder / str(number) / "status.json", json.dumps(content, indent=1) + "\n")
+        atomic_files.write(
+            self.folder / str(number) / "status.json", json.dumps(content, indent=1) + "\n"
+        )
 
     def ended(self, number: int, own: list[str], value: Any) -> None:
         """Write down what the job could not write itself, and tell what cannot be seen here.

@@ -9,8 +9,8 @@ import sys
 from collections.abc import Iterator
 from typing import Any
 
+from acgd.errors import UserError
 from acgd.launchers import Elsewhere, Lost, attempt
-from acgd.types import UserError
 
 PATIENCE = 20  # seconds for the cluster's head to answer
 

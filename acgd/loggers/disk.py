@@ -23,18 +23,18 @@ import csv
 import io
 import json
 import os
-import re
 import time
 import traceback
 from collections.abc import Sequence
 from contextlib import suppress
-from errno import EDQUOT, ENOSPC, EROFS
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import yaml
 
-from acgd.config import Run, canonical, essence, one_line
+from acgd.atomic_files import tidy, write
+from acgd.errors import one_line
+from acgd.runs.run import Run, canonical, essence
 
 if TYPE_CHECKING:
     import numpy as np
@@ -42,7 +42,6 @@ if TYPE_CHECKING:
 
 CAPTIONS = "captions.csv"
 SNAPSHOT = "snapshot.pt"
-LEFTOVER = re.compile(r"\..+\.\d+")  # the temporary name of a write that was cut off
 
 
 class Record:
@@ -198,34 +197,3 @@ def settle(folder: Path) -> None:
             told = {k: v for k, v in state(path).items() if k not in ("company", "written")}
             told |= {"status": "ok", "batch": first.get("batch")}
             write(path / "status.json", json.dumps(told, indent=1) + "\n")
-
-
-def unwritable(error: BaseException) -> bool:
-    """Whether nothing else can be written either: the disk is full, or to be read only."""
-    return isinstance(error, OSError) and error.errno in (ENOSPC, EDQUOT, EROFS)
-
-
-def tidy(folder: Path) -> None:
-    """Take away what a killed process was writing."""
-    for path in folder.rglob(".*"):
-        if LEFTOVER.fullmatch(path.name):
-            path.unlink(missing_ok=True)
-
-
-def write(path: Path, content: str | bytes) -> None:
-    """Write a whole file or none: under a temporary name beside it, then renamed.
-
-    An OSError names the file, also where the disk is full.
-    """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    data = content.encode() if isinstance(content, str) else content
-    try:
-        temporary.write_bytes(data)
-        os.replace(temporary, path)
-    except OSError as error:
-        if error.errno is None or error.filename:
-            raise
-        raise OSError(error.errno, error.strerror, str(path)) from None
-    finally:
-        with suppress(OSError):
-            temporary.unlink(missing_ok=True)

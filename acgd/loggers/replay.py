@@ -18,8 +18,9 @@ from pathlib import Path
 
 from omegaconf import OmegaConf
 
-from acgd.config import one_line
-from acgd.loggers.disk import CAPTIONS, write
+from acgd.atomic_files import write
+from acgd.errors import one_line
+from acgd.loggers.disk import CAPTIONS
 
 MARK = "wandb/mirrored.json"
 _unsent = ""  # why online runs are recorded offline from now on

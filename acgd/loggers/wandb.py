@@ -13,8 +13,8 @@ import threading
 from collections.abc import Sequence
 from pathlib import Path
 
+from acgd.errors import UserError
 from acgd.loggers.child import Child
-from acgd.types import UserError
 
 MODES = ("offline", "online")
 MODULE = "acgd.loggers.replay"

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import torch
 
-from acgd.types import UserError
+from acgd.errors import UserError
 
 VOCABULARY = Path(__file__).with_name("bpe_simple_vocab_16e6.txt.gz")
 MERGES = 49152 - 256 - 2  # the file has more lines; CLIP's vocabulary ends here

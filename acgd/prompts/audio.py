@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from acgd import audio
-from acgd.types import Encoder, Target, UserError
+from acgd.errors import UserError
+from acgd.types import Encoder, Target
 
 if TYPE_CHECKING:
     import numpy as np

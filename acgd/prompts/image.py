@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING
 
 from PIL import Image, UnidentifiedImageError
 
+from acgd.errors import UserError
 from acgd.prompts.text import normalised, parse_weight
-from acgd.types import Encoder, Target, UserError
+from acgd.types import Encoder, Target
 
 if TYPE_CHECKING:
     import numpy as np

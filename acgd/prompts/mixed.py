@@ -7,8 +7,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from acgd.errors import fraction
 from acgd.prompts.audio import AudioPrompt
-from acgd.prompts.text import TextPrompt, fraction
+from acgd.prompts.text import TextPrompt
 from acgd.types import Encoder, Target
 
 if TYPE_CHECKING:

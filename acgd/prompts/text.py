@@ -8,7 +8,8 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from acgd.types import Encoder, Target, UserError
+from acgd.errors import UserError, fraction
+from acgd.types import Encoder, Target
 
 if TYPE_CHECKING:
     import numpy as np
@@ -118,14 +119,3 @@ def normalised(weights: Sequence[float], labels: Sequence[str]) -> list[float]:
             f"the weights of {', '.join(map(repr, labels))} sum to zero: change one of them"
         )
     return [weight / total for weight in weights]
-
-
-def fraction(value: float, key: str) -> float:
-    """A number in [0, 1]; UserError names the config key otherwise."""
-    try:
-        number = float(value)
-    except (TypeError, ValueError):
-        number = math.nan
-    if not 0 <= number <= 1:
-        raise UserError(f"{key}={value}: must be a number from 0 to 1")
-    return number

@@ -13,9 +13,9 @@ from __future__ import annotations
 from pathlib import Path
 
 from acgd import collect
-from acgd.loggers.disk import write
+from acgd.atomic_files import write
+from acgd.errors import UserError
 from acgd.report import page
-from acgd.types import UserError
 
 NAME = "report.html"
 GIVE = "give the folder of a run, of a sweep, or outputs/NAME"

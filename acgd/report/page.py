@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from acgd import collect
+from acgd.atomic_files import write
 from acgd.collect import Record
-from acgd.loggers.disk import write
 from acgd.report import assets, commands, layout, sheet, tell
 
 HERE = Path(__file__).parent / "page"

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from acgd.loggers.disk import write
+from acgd.atomic_files import write
 
 THUMB = 192  # pixels of a side
 FRAME = 160  # of a preview in a strip

@@ -9,8 +9,8 @@ from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageFont
 
+from acgd import atomic_files
 from acgd.grid import in_order
-from acgd.loggers import disk
 from acgd.report.pictures import UNREADABLE
 
 LARGEST = 4000  # pixels of a side
@@ -61,7 +61,7 @@ def write(path: Path, home: Path, rows: list[dict], keys: list[str], samples: li
         draw.text((8, y + 4), f"and {len(rows) - shown} rows more", INK, font(13))
     buffer = io.BytesIO()
     canvas.save(buffer, "PNG", compress_level=4)
-    disk.write(path, buffer.getvalue())
+    atomic_files.write(path, buffer.getvalue())
 
 
 def arranged(count: int, samples: list[dict]) -> tuple[Plan, list[list[list[dict]]]]:

@@ -12,9 +12,9 @@ from pathlib import Path
 
 import numpy as np
 
-from acgd.loggers.disk import write
+from acgd.atomic_files import write
+from acgd.errors import UserError
 from acgd.report.pictures import fresh, place
-from acgd.types import UserError
 
 RATE = 32000  # Hz
 LONGEST = 10.0  # seconds

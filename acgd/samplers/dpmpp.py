@@ -18,9 +18,10 @@ import numpy as np
 from torch import Tensor
 
 from acgd.diffusion import Denoiser, Diffusion
+from acgd.errors import UserError
 from acgd.noise import Noise
 from acgd.samplers.guided import guided, steered, timesteps
-from acgd.types import Step, UserError
+from acgd.types import Step
 
 
 class DPMSolverPP:

@@ -15,7 +15,8 @@ import torch
 from torch import Tensor
 
 from acgd.diffusion import Denoiser, Diffusion
-from acgd.types import Prediction, UserError
+from acgd.errors import UserError
+from acgd.types import Prediction
 
 # V of x0_jacobian. Pixels vary less, but guidance acts along what varies more than a pixel: 4 comes
 # within a factor of 1.7 of the embedded UNet's gradients for abar above 0.05 (through x0 they are

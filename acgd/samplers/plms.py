@@ -12,9 +12,10 @@ import numpy as np
 from torch import Tensor
 
 from acgd.diffusion import LEAST_ABAR, Denoiser, Diffusion
+from acgd.errors import UserError
 from acgd.noise import Noise
 from acgd.samplers.guided import guided, steered, timesteps
-from acgd.types import Step, UserError
+from acgd.types import Step
 
 # Weights of eps, newest first, by how many there are.
 ADAMS_BASHFORTH = {

@@ -22,12 +22,11 @@ import torch.nn.functional as F
 from torch import Tensor
 from tqdm import tqdm
 
-from acgd import audio, checkpoints
+from acgd import atomic_files, audio, checkpoints
 from acgd.describers.muscaps import CHUNKS, cut_chunks, read_vocabulary
-from acgd.loggers import disk
+from acgd.errors import UserError
 from acgd.models.muscaps import EOS, OPTIONAL, PAD, SOS, UNK, Memory, MusCaps
 from acgd.train.state import save
-from acgd.types import UserError
 
 COLUMNS = ["file_name", *(f"caption_{i}" for i in range(1, 6))]
 EXTRACTORS = {"hcnn": "mtat_hcnn_best_model.pth", "musicnn": "mtat_musicnn_best_model.pth"}
@@ -83,7 +82,7 @@ def write_vocabulary(items: list[Item], path: Path) -> list[str]:
     """Count the words into `path` unless it is there; the words by id."""
     if not path.is_file():
         counts = Counter(word for item in items for words in item.captions for word in words)
-        disk.write(path, json.dumps(counts, indent=0))
+        atomic_files.write(path, json.dumps(counts, indent=0))
     return read_vocabulary(str(path))
 
 

@@ -16,9 +16,9 @@ from zlib import crc32
 
 import numpy as np
 
+from acgd.errors import UserError
 from acgd.train import duplicates, recipes, sampled, soundfonts, sources, speech
 from acgd.train.recordings import Library, clips, read_split
-from acgd.types import UserError
 
 COLUMNS = (
     *("start", "length", "concept", "source", "file", "group", "split", "kind"),

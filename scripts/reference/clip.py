@@ -12,9 +12,9 @@ import torch.nn.functional as F
 from PIL import Image
 
 from acgd.encoders import preprocess
+from acgd.errors import UserError
 from acgd.models.clip import CLIP
 from acgd.models.tokenizer import VOCABULARY, tokenizer
-from acgd.types import UserError
 from reference import fill, inputs
 from reference.files import find, needs
 

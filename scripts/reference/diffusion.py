@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from acgd.diffusion import Diffusion, space_timesteps
-from acgd.types import UserError
+from acgd.errors import UserError
 from reference.inputs import evaluate
 
 KINDS = ("diffusion",)

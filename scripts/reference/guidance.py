@@ -15,6 +15,7 @@ from acgd import losses
 from acgd.cutouts import cut, draw_boxes
 from acgd.diffusion import Denoiser
 from acgd.encoders.preprocess import normalise
+from acgd.errors import UserError
 from acgd.guidance import Guidance
 from acgd.models.clip import CLIP
 from acgd.models.tokenizer import tokenizer
@@ -25,7 +26,7 @@ from acgd.samplers.ddim import DDIM
 from acgd.samplers.ddpm import DDPM
 from acgd.samplers.guided import guided
 from acgd.samplers.plms import PLMS
-from acgd.types import Target, UserError
+from acgd.types import Target
 from reference.diffusion import process
 from reference.fill import fill_
 from reference.inputs import evaluate, find_calls

@@ -7,11 +7,9 @@ Nothing here imports torch: a mistake in the config is answered before that take
 from __future__ import annotations
 
 import hashlib
-import inspect
 import json
 import os
 import re
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,8 +17,9 @@ from typing import Any
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from acgd.checks import check
-from acgd.types import UserError
+from acgd.config.validate import check
+from acgd.errors import UserError, one_line
+from acgd.paths import WEIGHTS
 
 # What may differ without the picture differing: where and how fast it is made, who is told.
 BESIDE_THE_POINT = (
@@ -38,10 +37,6 @@ BESIDE_THE_POINT = (
     "debug",
     "guidance.cutout_chunk",
 )
-HERE = Path(__file__).resolve().parent
-WEIGHTS = HERE / "weights"
-IN_REPOSITORY = (HERE.parent / "pyproject.toml").is_file() and (HERE.parent / "conf").is_dir()
-CONF = HERE.parent / "conf" if IN_REPOSITORY else HERE / "conf"
 WHOLE_FILE = 64 * 2**20  # bytes; larger files are told apart by their size and both ends
 REMEMBERED = 2**20  # bytes; larger files are hashed once as long as their size and time stay
 _hashes: dict[tuple, str] = {}
@@ -56,42 +51,6 @@ class Run:
     signature: str
     label: str
     folder: Path
-
-
-def build(node: Any, **known: Any) -> Any:
-    """The object that a node's `_target_` names, given the node's other keys and `known`.
-
-    `known` (encoders, tensors, targets) goes to the constructor as it is, past OmegaConf; what
-    its signature does not name is left out, so that a captioner need not know of every device.
-    Raises UserError for an unknown argument or target, and whatever the constructor raises.
-    """
-    from hydra.errors import InstantiationException
-    from hydra.utils import instantiate
-
-    try:
-        make = instantiate(OmegaConf.create(node), _convert_="all", _partial_=True)
-    except InstantiationException as error:
-        cause = error.__cause__
-        if isinstance(cause, UserError):
-            raise cause from None
-        raise UserError(one_line(error)) from error
-    try:
-        return make(**named(make.func, known))
-    except TypeError as error:
-        if "argument" not in str(error):
-            raise
-        raise UserError(f"{node['_target_']}: {one_line(error)}; see its yaml") from error
-
-
-def named(make: Callable, known: dict[str, Any]) -> dict[str, Any]:
-    """Those of `known` that a constructor's signature names, all where it takes any keyword."""
-    try:
-        parameters = inspect.signature(make).parameters
-    except ValueError:  # some of Python's own have none
-        return known
-    if any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
-        return known
-    return {key: value for key, value in known.items() if key in parameters}
 
 
 def expand(cfg: Any) -> list[Run]:
@@ -239,15 +198,3 @@ def hashed(path: Path, size: int) -> str:
             file.seek(-WHOLE_FILE // 8, os.SEEK_END)
             digest.update(file.read())
     return digest.hexdigest()
-
-
-def one_line(error: BaseException) -> str:
-    """An exception's message on one line, without Hydra's and OmegaConf's trailing details."""
-    lines = [line.strip() for line in str(error).splitlines()]
-    kept = []
-    for line in lines:
-        if line.startswith(("full_key:", "object_type=", "reference_type=", "Config search path")):
-            break
-        if line:
-            kept.append(line)
-    return " ".join(kept) or type(error).__name__

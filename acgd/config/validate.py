@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 
-from acgd.types import UserError
+from acgd.errors import UserError
 
 SCALES = ("clip", "tv", "range", "sat", "init")  # of guidance's losses; each sample has its own
 SCORE = re.compile(

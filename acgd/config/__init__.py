@@ -1,0 +1,1 @@
+"""From a composed config to objects, and what can be wrong with one."""

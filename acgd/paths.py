@@ -1,0 +1,10 @@
+"""Where things lie: the package, its weights, its configs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+HERE = Path(__file__).resolve().parent
+WEIGHTS = HERE / "weights"
+IN_REPOSITORY = (HERE.parent / "pyproject.toml").is_file() and (HERE.parent / "conf").is_dir()
+CONF = HERE.parent / "conf" if IN_REPOSITORY else HERE / "conf"

@@ -1,0 +1,1 @@
+"""A run: its config and name, its folder, the records in it."""
