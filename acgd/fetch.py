@@ -19,9 +19,9 @@ import time
 from pathlib import Path
 from typing import Any
 
-from acgd import published
+from acgd.checkpoints.load import registry
+from acgd.checkpoints.registry import Published, cache_dir, gigabytes
 from acgd.errors import UserError
-from acgd.published import Published, cache_dir, gigabytes
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -40,7 +40,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 def read(arguments: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
-        prog=published.command().removeprefix("python "),
+        prog=registry.command().removeprefix("python "),
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -68,7 +68,7 @@ def run(options: argparse.Namespace) -> int:
     from acgd.cli import say
 
     if not options.what:
-        show(list(published.table().values()), cache_dir())
+        show(list(registry.table().values()), cache_dir())
         return 0
     rows, own = chosen(options.what)
     for path in own:
@@ -97,14 +97,14 @@ def chosen(what: list[str]) -> tuple[list[Published], list[str]]:
     overrides = [one for one in what if one not in names]
     rows, own = [], []
     for name in names:
-        if not (found := published.named(name)) and not Path(name).expanduser().is_file():
-            raise UserError(f"{name}: no published file; {published.command()} lists them")
+        if not (found := registry.named(name)) and not Path(name).expanduser().is_file():
+            raise UserError(f"{name}: no published file; {registry.command()} lists them")
         rows += found
         own += [] if found else [name]
     if overrides:
         config = compose(overrides)
-        rows += published.named_in(config)
-        own += [one for one in checkpoints_in(config) if not published.named(one)]
+        rows += registry.named_in(config)
+        own += [one for one in checkpoints_in(config) if not registry.named(one)]
     return list(dict.fromkeys(rows)), list(dict.fromkeys(own))
 
 
@@ -134,7 +134,7 @@ def checkpoints_in(node: Any) -> list[str]:
 
 def show(rows: list[Published], cache: Path) -> None:
     """A line for each file, what they come to together, and the room that there is."""
-    from acgd.download import free_bytes
+    from acgd.checkpoints.download import free_bytes
 
     for row in rows:
         size = ("" if row.size else "~") + gigabytes(row.about) if row.about else "?"
@@ -149,7 +149,7 @@ def show(rows: list[Published], cache: Path) -> None:
 
 
 def state(row: Published, cache: Path) -> str:
-    from acgd.download import part_of, size_of
+    from acgd.checkpoints.download import part_of, size_of
 
     place = cache / row.name
     if place.is_file():
@@ -161,7 +161,7 @@ def state(row: Published, cache: Path) -> str:
 
 def wanted(rows: list[Published], cache: Path) -> int:
     """Bytes that are still to come, as far as they are known."""
-    from acgd.download import part_of, size_of
+    from acgd.checkpoints.download import part_of, size_of
 
     missing = [row for row in rows if not (cache / row.name).is_file() and row.mirrors]
     return sum(max(row.about - size_of(part_of(cache / row.name)), 0) for row in missing)
@@ -169,7 +169,7 @@ def wanted(rows: list[Published], cache: Path) -> int:
 
 def fetch(rows: list[Published], cache: Path, mirrors: list[str]) -> list[str]:
     """Bring every file that is not here into the cache; returns why those failed that did."""
-    from acgd.download import Patience, download, need_room
+    from acgd.checkpoints.download import Patience, download, need_room
 
     need_room(cache, wanted(rows, cache))
     failures = []
@@ -185,7 +185,7 @@ def fetch(rows: list[Published], cache: Path, mirrors: list[str]) -> list[str]:
 def mirrors_of(row: Published, given: list[str]) -> list[str]:
     """This file's (NAME=PLACE) and any file's of the command line, else the table's."""
     exact = [one.removeprefix(f"{row.name}=") for one in given if one.startswith(f"{row.name}=")]
-    others = [name for name in published.table() if name != row.name]
+    others = [name for name in registry.table() if name != row.name]
     folders = [
         f"{one.rstrip('/')}/{row.name}"
         for one in given
@@ -196,7 +196,7 @@ def mirrors_of(row: Published, given: list[str]) -> list[str]:
 
 def convert(source: str) -> None:
     """Write the .safetensors twin, and say where and how long it took."""
-    from acgd import checkpoints
+    from acgd.checkpoints.load import load as checkpoints
 
     if not source.endswith((".pt", ".pth", ".tar", ".ckpt", ".bin")):
         return

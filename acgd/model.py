@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from acgd import checkpoints
+from acgd.checkpoints.load import load as checkpoints
 from acgd.diffusion import Denoiser, Diffusion
 from acgd.errors import UserError
 from acgd.models.unet import UNet
@@ -14,9 +14,10 @@ from acgd.models.unet import UNet
 class PictureModel:
     """What conf/model/*.yaml names.
 
-    checkpoint: see `acgd.checkpoints.locate`. `architecture` are UNet's arguments; a safetensors
-    file that carries its own needs none, and what is given here goes before it. predicts: "eps",
-    "x0" or "v". precision: "float32", "float16" or "bfloat16", of the torso's convolutions.
+    checkpoint: see `acgd.checkpoints.load.locate`. `architecture` are UNet's arguments; a
+    safetensors file that carries its own needs none, and what is given here goes before it.
+    predicts: "eps", "x0" or "v". precision: "float32", "float16" or "bfloat16", of the
+    torso's convolutions.
     Raises UserError when the weights are absent, damaged or another model's.
     """
 

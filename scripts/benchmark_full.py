@@ -119,7 +119,7 @@ def stand_in(needs: Any) -> list[float]:
     """From here on weights are drawn, not read; the list gets what needs.check foresees."""
     import torch
 
-    from acgd import checkpoints
+    from acgd.checkpoints.load import load as checkpoints
 
     states = {"AudioCLIP-Partial-Training.pt": audioclip(), "RN50.pt": rn50()}
     estimate: list[float] = []
@@ -157,7 +157,7 @@ def rn50() -> dict:
 
 def shapes(make: type, sizes: dict) -> dict:
     """A state dict whose tensors have shapes and no memory."""
-    from acgd.checkpoints import Unfilled
+    from acgd.checkpoints.load import Unfilled
 
     with Unfilled():
         return make(**sizes).to("meta").state_dict()

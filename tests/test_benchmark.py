@@ -10,7 +10,8 @@ import benchmark_full
 import pytest
 from conftest import ENCODER, ROOT
 
-from acgd import checkpoints, needs, studio
+from acgd import needs, studio
+from acgd.checkpoints.load import load as checkpoints
 from acgd.models.audioclip import AudioCLIP
 from acgd.models.clip import CLIP
 

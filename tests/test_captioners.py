@@ -27,6 +27,7 @@ from acgd.errors import UserError
 from acgd.models.audioclip import AudioCLIP
 from acgd.models.clip import CLIP
 from acgd.models.clipcap import ClipCap
+from acgd.paths import WEIGHTS
 from acgd.runs.run import Run, expand
 from acgd.train import clipcap_tiny as training
 from acgd.train import picture_sentences
@@ -352,10 +353,9 @@ def test_the_embedded_captioners_training_learns(drawings, tmp_path, capsys):
 def test_the_embedded_captioner_belongs_to_the_embedded_judge():
     from safetensors import safe_open
 
-    from acgd import checkpoints
     from acgd.encoders.audioclip import AudioCLIPEncoder
 
-    path = checkpoints.EMBEDDED / "tiny_clipcap.safetensors"
+    path = WEIGHTS / "tiny_clipcap.safetensors"
     if not path.is_file():
         pytest.skip("no embedded captioner yet")
     assert path.stat().st_size <= 2_500_000

@@ -15,9 +15,10 @@ import torch
 from conftest import ROOT
 from torch import nn
 
-from acgd import checkpoints, conversion, published, torchscript
+from acgd.checkpoints.identify import looks_like
+from acgd.checkpoints.load import load as checkpoints
+from acgd.checkpoints.load import registry, safetensors_twin, torchscript
 from acgd.errors import UserError
-from acgd.recognise import looks_like
 
 # the archive's own loader, to be compared with, is deprecated
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
@@ -167,7 +168,7 @@ def test_a_converted_file_is_read_in_place_of_its_original(tmp_path):
     assert found.keys() == state.keys() and all(torch.equal(found[k], state[k]) for k in state)
     assert found["head"].data_ptr() == found["embed"].data_ptr()
     os.replace(tmp_path / "other.pt", path)  # another file: the twin no longer counts
-    assert conversion.find(path) is None and checkpoints.load_state(path).keys() == {"other"}
+    assert safetensors_twin.find(path) is None and checkpoints.load_state(path).keys() == {"other"}
 
 
 def test_a_conversion_that_breaks_off_leaves_nothing(tmp_path, monkeypatch):
@@ -177,7 +178,7 @@ def test_a_conversion_that_breaks_off_leaves_nothing(tmp_path, monkeypatch):
         Path(file).write_bytes(b"half")
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(conversion, "save_file", full)
+    monkeypatch.setattr(safetensors_twin, "save_file", full)
     with pytest.raises(OSError):
         checkpoints.convert(tmp_path / "a.pt")
     assert os.listdir(tmp_path) == ["a.pt"]
@@ -217,7 +218,7 @@ def test_missing_weights_name_the_command_or_what_a_person_does(tmp_path, monkey
     (tmp_path / "gpt2" / "vocab.json").write_text("{}")
     monkeypatch.chdir("/")
     assert checkpoints.locate("gpt2/vocab.json") == tmp_path / "gpt2" / "vocab.json"
-    assert published.gigabytes(999) == "999 bytes" and published.gigabytes(2211383297) == "2.2 GB"
+    assert registry.gigabytes(999) == "999 bytes" and registry.gigabytes(2211383297) == "2.2 GB"
 
 
 MEASURE = """

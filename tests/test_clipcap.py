@@ -10,9 +10,9 @@ from reference import clipcap as reference
 from test_clip import described, golden_errors, manifest
 from torch import nn
 
-from acgd import checkpoints
 from acgd.captioners import decoding
 from acgd.captioners.decoding import Decoding
+from acgd.checkpoints.load import load as checkpoints
 from acgd.errors import UserError
 from acgd.models.clipcap import LEGACY, TIED, ClipCap
 

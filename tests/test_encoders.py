@@ -11,7 +11,7 @@ from safetensors.torch import save_file
 from test_audioclip import HEAD, noise, small
 from test_clip import RESNET, VIT
 
-from acgd import checkpoints
+from acgd.checkpoints.load import load as checkpoints
 from acgd.diffusion import Diffusion
 from acgd.encoders.audioclip import AudioCLIPEncoder
 from acgd.encoders.clip import CLIPEncoder

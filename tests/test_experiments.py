@@ -157,7 +157,7 @@ MILLIONS = {  # parameters, after Dhariwal & Nichol 2021, arXiv:2105.05233
 
 @pytest.mark.parametrize("name", MILLIONS)
 def test_class_conditional_models_have_their_published_size(name):
-    from acgd.checkpoints import Unfilled
+    from acgd.checkpoints.load import Unfilled
 
     node = resolve(compose(f"model={name}"))["model"]
     known = ("_target_", "checkpoint", "schedule")

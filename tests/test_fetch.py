@@ -17,10 +17,11 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import pytest
 from conftest import ROOT
 
-from acgd import download, fetch, published
-from acgd.download import Patience
+from acgd import fetch
+from acgd.checkpoints.download import Patience
+from acgd.checkpoints.load import download, registry
+from acgd.checkpoints.registry import Published
 from acgd.errors import UserError
-from acgd.published import Published
 
 CONTENT = bytes(range(256)) * 1200 + b"the end"
 SHA256 = hashlib.sha256(CONTENT).hexdigest()
@@ -246,7 +247,7 @@ import sys
 from pathlib import Path
 sys.path.insert(0, {tests!r})
 from acgd import download
-from acgd.published import Published
+from acgd.checkpoints.registry import Published
 row = Published("a.pt", "", "", {size}, {size}, {sha!r}, (), None)
 try:
     print(download.download(row, Path(sys.argv[1]), sys.argv[2:], download.Patience()))
@@ -294,7 +295,7 @@ def test_ctrl_c_keeps_what_has_come(server, tmp_path):
 
 
 def test_every_row_says_what_a_person_needs():
-    for name, row in published.table().items():
+    for name, row in registry.table().items():
         assert row.purpose and row.licence and (row.mirrors or row.by_hand), name
         assert row.sha256 is None or re.fullmatch("[0-9a-f]{64}", row.sha256), name
         assert all(one.startswith("https://") and "{" not in one for one in row.mirrors), name
@@ -328,7 +329,7 @@ def test_overrides_name_their_files(capsys):
 
 
 def test_the_command_fetches_checks_and_says_so(server, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(published, "table", lambda: {"a.pt": ROW})
+    monkeypatch.setattr(registry, "table", lambda: {"a.pt": ROW})
     monkeypatch.setenv("ACGD_CACHE", str(tmp_path / "cache"))
     folder = server.url("plain").removesuffix("a.pt")
     assert fetch.main(["a.pt", "--dry-run"]) == 0

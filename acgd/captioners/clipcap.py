@@ -9,8 +9,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from acgd import checkpoints, published
 from acgd.captioners.decoding import Decoding
+from acgd.checkpoints.load import load as checkpoints
+from acgd.checkpoints.load import registry
 from acgd.encoders.clip import CLIPEncoder
 from acgd.encoders.preprocess import normalise, resized
 from acgd.errors import UserError
@@ -103,5 +104,5 @@ def read_tokenizer(folder: str) -> Tokenizer:
             raise UserError(f"{place}: no tokenizer that can be read ({error})") from None
     raise UserError(
         f"GPT-2's tokenizer is not here: put its tokenizer.json (or vocab.json and merges.txt) into"
-        f" {places[-1]}, or fetch it: {published.command()} gpt2"
+        f" {places[-1]}, or fetch it: {registry.command()} gpt2"
     )

@@ -9,9 +9,9 @@ import torch.nn.functional as F
 from safetensors import safe_open
 from torch import Tensor
 
-from acgd import checkpoints
 from acgd.captioners.clipcap import read_model, shared, square
 from acgd.captioners.decoding import Decoding
+from acgd.checkpoints.load import load as checkpoints
 from acgd.encoders.audioclip import AudioCLIPEncoder
 from acgd.encoders.preprocess import normalise
 from acgd.errors import UserError

@@ -21,7 +21,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from acgd.checkpoints import load_state
+from acgd.checkpoints.load import load_state
 from acgd.diffusion import Denoiser, Diffusion
 from acgd.models.unet import UNet
 from acgd.noise import Noise

@@ -24,7 +24,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from acgd.checkpoints import load_state
+from acgd.checkpoints.load import load_state
 from acgd.diffusion import Diffusion
 from acgd.encoders.preprocess import normalise
 from acgd.models.audioclip import AudioCLIP

@@ -22,10 +22,10 @@ import requests
 from filelock import FileLock, Timeout
 from tqdm import tqdm
 
-from acgd import proof
+from acgd.checkpoints.load import verify
+from acgd.checkpoints.mirrors import BrokenOff, Overrun, Refused, host, opened, short
+from acgd.checkpoints.registry import Published, by_hand, gigabytes
 from acgd.errors import UserError
-from acgd.mirrors import BrokenOff, Overrun, Refused, host, opened, short
-from acgd.published import Published, by_hand, gigabytes
 
 PROGRESS = 1 << 20  # an attempt that brought this many bytes was not in vain
 
@@ -57,7 +57,7 @@ def download(row: Published, place: Path, mirrors: list[str], patience: Patience
     place.parent.mkdir(parents=True, exist_ok=True)
     with alone(place):
         if place.is_file():
-            if proof.is_right(row, place):
+            if verify.is_right(row, place):
                 return "here and right" if row.sha256 else "here, as recorded when it came"
             if not row.sha256:
                 return "here, but not the file that recorded.json knows; kept"
@@ -181,7 +181,7 @@ def resumable(row: Published, mirror: str, part: Path) -> tuple[int, str | None]
 def finish(row: Published, place: Path, mirror: str) -> None:
     """The whole `part` as `place`, if it is the published file; Refused if it is another."""
     part = part_of(place)
-    right, digest = proof.expected(row, place), proof.sha256(part)
+    right, digest = verify.expected(row, place), verify.sha256(part)
     if right not in (None, digest):
         part.unlink()
         memo_of(part).unlink(missing_ok=True)
@@ -189,7 +189,7 @@ def finish(row: Published, place: Path, mirror: str) -> None:
     with open(part, "rb+") as file:
         os.fsync(file.fileno())
     if row.sha256 is None:
-        proof.record(row, place, digest, size_of(part), mirror)
+        verify.record(row, place, digest, size_of(part), mirror)
     os.replace(part, place)
     memo_of(part).unlink(missing_ok=True)
 

@@ -23,12 +23,12 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from acgd import conversion, published, torchscript
+from acgd.checkpoints.identify import looks_like
+from acgd.checkpoints import registry, safetensors_twin, torchscript
+from acgd.checkpoints.registry import cache_dir
 from acgd.errors import UserError, first_words
-from acgd.published import cache_dir
-from acgd.recognise import looks_like
+from acgd.paths import WEIGHTS
 
-EMBEDDED = Path(__file__).parent / "weights"
 BROKEN = (
     SafetensorError,
     RuntimeError,
@@ -49,17 +49,17 @@ def locate(source: str | Path) -> Path:
     source = str(source)
     if source.startswith("embedded:"):
         name = source.removeprefix("embedded:")
-        path = EMBEDDED / f"{name}.safetensors"
+        path = WEIGHTS / f"{name}.safetensors"
         if not path.is_file():
             raise UserError(f"no embedded weights {name!r}: {path} is not there")
         return path
     path = Path(source).expanduser()
-    cached = len(path.parts) == 1 or published.named(source)
+    cached = len(path.parts) == 1 or registry.named(source)
     places = [path, cache_dir() / path] if cached else [path]
     for place in places:
         if place.is_file():
             return place
-    raise published.missing(source, places[-1].absolute())
+    raise registry.missing(source, places[-1].absolute())
 
 
 def load_state(path: str | Path) -> dict[str, Tensor]:
@@ -70,8 +70,8 @@ def load_state(path: str | Path) -> dict[str, Tensor]:
     """
     path = locate(path)
     try:
-        quick = conversion.find(path)
-        state = conversion.read(quick) if quick else read_pickle(path)
+        quick = safetensors_twin.find(path)
+        state = safetensors_twin.read(quick) if quick else read_pickle(path)
     except (OSError, *BROKEN) as error:
         if isinstance(error, OSError) and error.errno != errno.EINVAL:  # a seek before the start
             raise UserError(f"{path}: cannot be read ({error.strerror or error})") from None
@@ -103,7 +103,7 @@ def read_pickle(path: Path) -> dict[str, Tensor]:
 def convert(path: str | Path) -> Path:
     """Write a file's tensors beside it as FILE.safetensors, which is then read in its place."""
     path = locate(path)
-    return path if path.suffix == ".safetensors" else conversion.write(load_state(path), path)
+    return path if path.suffix == ".safetensors" else safetensors_twin.write(load_state(path), path)
 
 
 def read_config(path: str | Path) -> dict:

@@ -1,4 +1,4 @@
-"""The table of published files, acgd/published.yaml: what a config may name and where it is."""
+"""The table of published files, published.yaml: what a config may name and where it is."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 from acgd.errors import UserError
 
 TABLE = Path(__file__).with_name("published.yaml")
-SCRIPT = Path(__file__).parents[1] / "scripts" / "fetch.py"  # absent where acgd is installed
+SCRIPT = Path(__file__).parents[2] / "scripts" / "fetch.py"  # absent where acgd is installed
 
 
 def cache_dir() -> Path:

@@ -14,7 +14,7 @@ from pathlib import Path
 from filelock import FileLock
 from tqdm import tqdm
 
-from acgd.published import Published
+from acgd.checkpoints.registry import Published
 
 SHOWN_FROM = 10**8  # bytes: a shorter check has no progress bar
 
