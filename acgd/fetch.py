@@ -19,7 +19,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from acgd.checkpoints.load import registry
+from acgd.checkpoints import registry
 from acgd.checkpoints.registry import Published, cache_dir, gigabytes
 from acgd.errors import UserError
 
@@ -196,7 +196,7 @@ def mirrors_of(row: Published, given: list[str]) -> list[str]:
 
 def convert(source: str) -> None:
     """Write the .safetensors twin, and say where and how long it took."""
-    from acgd.checkpoints.load import load as checkpoints
+    from acgd.checkpoints import load as checkpoints
 
     if not source.endswith((".pt", ".pth", ".tar", ".ckpt", ".bin")):
         return

@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from acgd.checkpoints.load import load as checkpoints
+from acgd.checkpoints import load as checkpoints
 from acgd.encoders.clip import IMAGE_FROM, precision_dtype
 from acgd.errors import UserError
 from acgd.models.clip import CLIP, halve_, sizes

@@ -13,17 +13,18 @@ from torch import Tensor
 from tqdm import tqdm
 
 from acgd.config.instantiate import build
-from acgd.diffusion import Diffusion
+from acgd.diffusion.guidance.guidance import Guidance
+from acgd.diffusion.interfaces import Step
+from acgd.diffusion.noise import Noise
+from acgd.diffusion.process import Diffusion
 from acgd.encoders import preprocess
 from acgd.errors import UserError
-from acgd.guidance import Guidance
-from acgd.noise import Noise
 from acgd.prompts import image as pictures
-from acgd.runs.run import existing_file, validate
+from acgd.config import validate
+from acgd.runs.run import existing_file
 from acgd.sample import Sample
 from acgd.snapshot import Snapshot, Watch
 from acgd.studio import Studio
-from acgd.types import Step
 
 
 def draw_with_twins(

@@ -24,11 +24,11 @@ from torch import Tensor
 import acgd
 from acgd.atomic_files import write
 from acgd.config.validate import every
+from acgd.diffusion.interfaces import Step
+from acgd.diffusion.noise import Noise
 from acgd.errors import first_words
 from acgd.loggers.disk import SNAPSHOT
-from acgd.noise import Noise
 from acgd.sample import Sample
-from acgd.types import Step
 
 VERSIONS = {"acgd": acgd.__version__, "torch": str(torch.__version__), "format": 2}
 DIGEST = hashlib.sha256().digest_size

@@ -17,8 +17,8 @@ import torch
 
 from acgd import metrics, needs
 from acgd.config.instantiate import build
+from acgd.diffusion.model import PictureModel
 from acgd.errors import UserError
-from acgd.model import PictureModel
 from acgd.runs.run import canonical
 from acgd.types import members
 

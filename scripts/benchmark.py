@@ -158,7 +158,7 @@ def prepare(overrides: list[str], batch: int) -> tuple[Any, Iterator]:
 
     from acgd.cli import CONF
     from acgd.config.instantiate import build
-    from acgd.noise import Noise
+    from acgd.diffusion.noise import Noise
     from acgd.runs.run import resolve
     from acgd.studio import Studio
     from acgd.types import Target

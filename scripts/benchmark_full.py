@@ -119,7 +119,7 @@ def stand_in(needs: Any) -> list[float]:
     """From here on weights are drawn, not read; the list gets what needs.check foresees."""
     import torch
 
-    from acgd.checkpoints.load import load as checkpoints
+    from acgd.checkpoints import load as checkpoints
 
     states = {"AudioCLIP-Partial-Training.pt": audioclip(), "RN50.pt": rn50()}
     estimate: list[float] = []

@@ -30,8 +30,8 @@ from tqdm import tqdm
 from acgd import sampling
 from acgd.cli import CONF
 from acgd.config.instantiate import build
-from acgd.guidance import Guidance
-from acgd.noise import Noise
+from acgd.diffusion.guidance.guidance import Guidance
+from acgd.diffusion.noise import Noise
 from acgd.runs.run import resolve
 from acgd.studio import Studio
 from acgd.train import picture_sentences

@@ -3,7 +3,8 @@
 import torch
 import torch.nn.functional as F
 
-from acgd.diffusion import Denoiser, Diffusion
+from acgd.diffusion.denoiser import Denoiser
+from acgd.diffusion.process import Diffusion
 from acgd.encoders.preprocess import normalise
 from acgd.models.clip import CLIP
 from acgd.models.unet import UNet

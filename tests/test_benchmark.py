@@ -11,7 +11,7 @@ import pytest
 from conftest import ENCODER, ROOT
 
 from acgd import needs, studio
-from acgd.checkpoints.load import load as checkpoints
+from acgd.checkpoints import load as checkpoints
 from acgd.models.audioclip import AudioCLIP
 from acgd.models.clip import CLIP
 

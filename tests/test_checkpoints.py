@@ -15,9 +15,9 @@ import torch
 from conftest import ROOT
 from torch import nn
 
+from acgd.checkpoints import load as checkpoints
+from acgd.checkpoints import registry, safetensors_twin, torchscript
 from acgd.checkpoints.identify import looks_like
-from acgd.checkpoints.load import load as checkpoints
-from acgd.checkpoints.load import registry, safetensors_twin, torchscript
 from acgd.errors import UserError
 
 # the archive's own loader, to be compared with, is deprecated

@@ -12,7 +12,7 @@ from torch import nn
 
 from acgd.captioners import decoding
 from acgd.captioners.decoding import Decoding
-from acgd.checkpoints.load import load as checkpoints
+from acgd.checkpoints import load as checkpoints
 from acgd.errors import UserError
 from acgd.models.clipcap import LEGACY, TIED, ClipCap
 

@@ -21,7 +21,7 @@ from acgd.grid import arrange
 from acgd.intervals import holm, interval, paired_p
 
 CONFIG = {
-    "sampler": {"_target_": "acgd.samplers.ddpm.DDPM", "steps": "40"},
+    "sampler": {"_target_": "acgd.diffusion.samplers.ddpm.DDPM", "steps": "40"},
     "guidance": {"clip": 1000.0, "clamp": 1e-05, "schedule": {"_target_": "a.Constant"}},
     "prompt": {"path": "demo:dog", "text": ["a dog:\n 2", "no: 12:30"]},
     "seed": 0,

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from acgd.diffusion import Denoiser, Diffusion, space_timesteps
+from acgd.diffusion.denoiser import Denoiser
+from acgd.diffusion.process import Diffusion, space_timesteps
 from acgd.errors import UserError
 from acgd.models.unet import UNet
 

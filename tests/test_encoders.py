@@ -11,16 +11,16 @@ from safetensors.torch import save_file
 from test_audioclip import HEAD, noise, small
 from test_clip import RESNET, VIT
 
-from acgd.checkpoints.load import load as checkpoints
-from acgd.diffusion import Diffusion
+from acgd.checkpoints import load as checkpoints
+from acgd.diffusion.guidance.guidance import Guidance
+from acgd.diffusion.noise import Noise
+from acgd.diffusion.process import Diffusion
 from acgd.encoders.audioclip import AudioCLIPEncoder
 from acgd.encoders.clip import CLIPEncoder
 from acgd.encoders.ensemble import Ensemble
 from acgd.encoders.openclip import OpenCLIPEncoder
 from acgd.errors import UserError
-from acgd.guidance import Guidance
 from acgd.models.clip import CLIP, sizes
-from acgd.noise import Noise
 from acgd.types import Target
 
 

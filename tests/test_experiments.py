@@ -16,11 +16,11 @@ from reference.inputs import evaluate
 
 from acgd import collect, compare
 from acgd.config.instantiate import build
+from acgd.diffusion.noise import Noise
+from acgd.diffusion.samplers.guided import guided
 from acgd.metrics import read_labels
 from acgd.models.unet import UNet
-from acgd.noise import Noise
 from acgd.runs.run import expand, resolve
-from acgd.samplers.guided import guided
 from acgd.types import Target
 
 GOLDEN = Path(__file__).parent / "golden"

@@ -18,8 +18,8 @@ import pytest
 from conftest import ROOT
 
 from acgd import fetch
+from acgd.checkpoints import download, registry
 from acgd.checkpoints.download import Patience
-from acgd.checkpoints.load import download, registry
 from acgd.checkpoints.registry import Published
 from acgd.errors import UserError
 

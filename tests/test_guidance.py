@@ -9,14 +9,14 @@ import torch.nn.functional as F
 import yaml
 from small import SmallEncoder, normal, targets
 
-from acgd import losses
 from acgd.config.instantiate import build
-from acgd.cutouts import cut, draw_boxes
-from acgd.diffusion import Diffusion
+from acgd.diffusion.guidance import losses
+from acgd.diffusion.guidance.cutouts import cut, draw_boxes
+from acgd.diffusion.guidance.guidance import Guidance, pack_targets
+from acgd.diffusion.guidance.schedules import Constant, Cosine, Linear, Window
+from acgd.diffusion.noise import Noise
+from acgd.diffusion.process import Diffusion
 from acgd.errors import UserError
-from acgd.guidance import Guidance, pack_targets
-from acgd.noise import Noise
-from acgd.schedules import Constant, Cosine, Linear, Window
 
 CONF = Path(__file__).parent.parent / "conf"
 DIFFUSION = Diffusion(respacing="10")

@@ -15,7 +15,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from small import SmallEncoder, denoiser, targets
 
 from acgd.config.instantiate import build
-from acgd.noise import Noise
+from acgd.diffusion.noise import Noise
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 FLAGS = ("-m", "--help", "--cfg", "job")
@@ -123,7 +123,7 @@ def made(request, monkeypatch):
 
 
 def test_the_sampler_of_the_readme_samples(made):
-    sampler = made("sampler", "renoise", "acgd.samplers.renoise")
+    sampler = made("sampler", "renoise", "acgd.diffusion.samplers.renoise")
     denoise, noise = denoiser("8"), Noise([0, 1])
     steps = list(sampler(denoise, noise.like(torch.empty(2, 3, 32, 32)), noise=noise))
     assert len(steps) == 8 and steps[-1].x.isfinite().all()

@@ -15,7 +15,8 @@ from PIL import Image
 from acgd import claim, runner, sampling, snapshot
 from acgd.errors import UserError
 from acgd.loggers import disk
-from acgd.runs.run import Run, expand, fingerprint, validate
+from acgd.config import validate
+from acgd.runs.run import Run, expand, fingerprint
 from acgd.sample import Sample
 
 ASIDE = {"status.json", "log.txt", "config.yaml"}  # times, and where outputs go

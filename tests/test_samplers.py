@@ -5,15 +5,16 @@ import pytest
 import torch
 from small import SmallEncoder, denoiser, normal, targets
 
-from acgd.diffusion import Denoiser, Diffusion
+from acgd.diffusion.denoiser import Denoiser
+from acgd.diffusion.guidance.guidance import Guidance
+from acgd.diffusion.noise import Noise
+from acgd.diffusion.process import Diffusion
+from acgd.diffusion.samplers.ddim import DDIM, invert
+from acgd.diffusion.samplers.ddpm import DDPM
+from acgd.diffusion.samplers.dpmpp import DPMSolverPP
+from acgd.diffusion.samplers.guided import VARIANCE, guided
+from acgd.diffusion.samplers.plms import PLMS
 from acgd.errors import UserError
-from acgd.guidance import Guidance
-from acgd.noise import Noise
-from acgd.samplers.ddim import DDIM, invert
-from acgd.samplers.ddpm import DDPM
-from acgd.samplers.dpmpp import DPMSolverPP
-from acgd.samplers.guided import VARIANCE, guided
-from acgd.samplers.plms import PLMS
 
 EVERY = [DDPM(), DDIM(), DDIM(eta=1.0), PLMS(), PLMS(order=4), DPMSolverPP()]
 SPREAD = 0.5  # of the data in the closed-form tests

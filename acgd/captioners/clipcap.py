@@ -10,8 +10,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from acgd.captioners.decoding import Decoding
-from acgd.checkpoints.load import load as checkpoints
-from acgd.checkpoints.load import registry
+from acgd.checkpoints import load as checkpoints
+from acgd.checkpoints import registry
 from acgd.encoders.clip import CLIPEncoder
 from acgd.encoders.preprocess import normalise, resized
 from acgd.errors import UserError

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from acgd.captioners.clipcap import read_model, shared, square
 from acgd.captioners.decoding import Decoding
-from acgd.checkpoints.load import load as checkpoints
+from acgd.checkpoints import load as checkpoints
 from acgd.encoders.audioclip import AudioCLIPEncoder
 from acgd.encoders.preprocess import normalise
 from acgd.errors import UserError

@@ -22,7 +22,7 @@ import requests
 from filelock import FileLock, Timeout
 from tqdm import tqdm
 
-from acgd.checkpoints.load import verify
+from acgd.checkpoints import verify
 from acgd.checkpoints.mirrors import BrokenOff, Overrun, Refused, host, opened, short
 from acgd.checkpoints.registry import Published, by_hand, gigabytes
 from acgd.errors import UserError

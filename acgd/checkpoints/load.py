@@ -23,8 +23,8 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from acgd.checkpoints.identify import looks_like
 from acgd.checkpoints import registry, safetensors_twin, torchscript
+from acgd.checkpoints.identify import looks_like
 from acgd.checkpoints.registry import cache_dir
 from acgd.errors import UserError, first_words
 from acgd.paths import WEIGHTS

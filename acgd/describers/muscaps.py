@@ -18,7 +18,7 @@ from safetensors import safe_open
 from torch import Tensor
 
 from acgd import audio
-from acgd.checkpoints.load import load as checkpoints
+from acgd.checkpoints import load as checkpoints
 from acgd.errors import UserError, fraction
 from acgd.metrics import Viewer, read_labels
 from acgd.models.esresnext import ESResNeXt

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor, nn
 
-from acgd.checkpoints.load import load as checkpoints
+from acgd.checkpoints import load as checkpoints
 from acgd.encoders import preprocess
 from acgd.errors import UserError
 from acgd.models.clip import CLIP, halve_, sizes

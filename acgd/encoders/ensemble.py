@@ -18,7 +18,7 @@ class Ensemble:
     Each part is scaled by the root of the member's weight, so the whole has unit norm and a dot
     product is the weighted mean of the members' cosines. Members that do not hear have zeros
     where a sound is embedded, which guidance passes over. Guidance shows each member its own
-    cutouts at its own size (see acgd.guidance); pictures that come at `image_size`, the largest
+    cutouts at its own size (see `Guidance`); pictures that come at `image_size`, the largest
     member's, are resized for the others. The first member's part is what a picture model's own
     condition takes. weights: by name, positive, 1 where not given.
     """

@@ -139,7 +139,7 @@ def identity(signature: str) -> str:
 
 
 def part(node: dict) -> str:
-    """ "ddim" for acgd.samplers.ddim.DDIM."""
+    """ "ddim" for acgd.diffusion.samplers.ddim.DDIM."""
     return str(node["_target_"]).split(".")[-2]
 
 

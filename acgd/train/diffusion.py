@@ -22,10 +22,11 @@ import torch
 from torch import Tensor
 
 from acgd.checkpoints.load import load_state
-from acgd.diffusion import Denoiser, Diffusion
+from acgd.diffusion.denoiser import Denoiser
+from acgd.diffusion.noise import Noise
+from acgd.diffusion.process import Diffusion
+from acgd.diffusion.samplers.ddim import DDIM
 from acgd.models.unet import UNet
-from acgd.noise import Noise
-from acgd.samplers.ddim import DDIM
 from acgd.train.state import save
 
 ARCHITECTURE = {

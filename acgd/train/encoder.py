@@ -25,7 +25,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from acgd.checkpoints.load import load_state
-from acgd.diffusion import Diffusion
+from acgd.diffusion.process import Diffusion
 from acgd.encoders.preprocess import normalise
 from acgd.models.audioclip import AudioCLIP
 from acgd.models.unet import UNet

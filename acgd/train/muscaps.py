@@ -23,7 +23,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from acgd import atomic_files, audio
-from acgd.checkpoints.load import load as checkpoints
+from acgd.checkpoints import load as checkpoints
 from acgd.describers.muscaps import CHUNKS, cut_chunks, read_vocabulary
 from acgd.errors import UserError
 from acgd.models.muscaps import EOS, OPTIONAL, PAD, SOS, UNK, Memory, MusCaps

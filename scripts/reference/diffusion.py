@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import numpy as np
 import torch
 
-from acgd.diffusion import Diffusion, space_timesteps
+from acgd.diffusion.process import Diffusion, space_timesteps
 from acgd.errors import UserError
 from reference.inputs import evaluate
 

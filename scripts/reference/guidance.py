@@ -11,21 +11,21 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from acgd import losses
-from acgd.cutouts import cut, draw_boxes
-from acgd.diffusion import Denoiser
+from acgd.diffusion.denoiser import Denoiser
+from acgd.diffusion.guidance import losses
+from acgd.diffusion.guidance.cutouts import cut, draw_boxes
+from acgd.diffusion.guidance.guidance import Guidance
+from acgd.diffusion.noise import Noise
+from acgd.diffusion.samplers.ddim import DDIM
+from acgd.diffusion.samplers.ddpm import DDPM
+from acgd.diffusion.samplers.guided import guided
+from acgd.diffusion.samplers.plms import PLMS
 from acgd.encoders.preprocess import normalise
 from acgd.errors import UserError
-from acgd.guidance import Guidance
 from acgd.models.clip import CLIP
 from acgd.models.tokenizer import tokenizer
 from acgd.models.unet import UNet
-from acgd.noise import Noise
 from acgd.prompts.text import normalised, parse_as_notebook
-from acgd.samplers.ddim import DDIM
-from acgd.samplers.ddpm import DDPM
-from acgd.samplers.guided import guided
-from acgd.samplers.plms import PLMS
 from acgd.types import Target
 from reference.diffusion import process
 from reference.fill import fill_

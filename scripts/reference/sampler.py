@@ -10,11 +10,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from acgd.diffusion import Denoiser, Diffusion
-from acgd.samplers.ddim import DDIM, invert
-from acgd.samplers.ddpm import DDPM
-from acgd.samplers.plms import PLMS
-from acgd.types import Step
+from acgd.diffusion.denoiser import Denoiser
+from acgd.diffusion.interfaces import Step
+from acgd.diffusion.process import Diffusion
+from acgd.diffusion.samplers.ddim import DDIM, invert
+from acgd.diffusion.samplers.ddpm import DDPM
+from acgd.diffusion.samplers.plms import PLMS
 from reference.diffusion import process
 from reference.inputs import evaluate, find_calls
 

@@ -7,10 +7,10 @@ from collections.abc import Iterator, Sequence
 
 from torch import Tensor
 
-from acgd.diffusion import Denoiser
-from acgd.noise import Noise
-from acgd.samplers.guided import guided, timesteps
-from acgd.types import Step
+from acgd.diffusion.denoiser import Denoiser
+from acgd.diffusion.interfaces import Step
+from acgd.diffusion.noise import Noise
+from acgd.diffusion.samplers.guided import guided, timesteps
 
 
 class DDPM:

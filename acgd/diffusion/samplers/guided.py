@@ -1,8 +1,8 @@
 """What all samplers share: the steps to take, and a prediction with the guidance's gradient.
 
-A guide is called as guide(x, x0, t) -> (dL/dx, dL/dx0, losses), see `acgd.guidance.Guidance`; its
-`active(t)` says whether it wants this step, `through_unet` how dL/dx0 reaches x, and `limit(grad)`
-has the last word on the gradient.
+A guide is called as guide(x, x0, t) -> (dL/dx, dL/dx0, losses), see `Guidance`; its `active(t)`
+says whether it wants this step, `through_unet` how dL/dx0 reaches x, and `limit(grad)` has the
+last word on the gradient.
 """
 
 from __future__ import annotations
@@ -14,9 +14,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from acgd.diffusion import Denoiser, Diffusion
+from acgd.diffusion.denoiser import Denoiser
+from acgd.diffusion.interfaces import Prediction
+from acgd.diffusion.process import Diffusion
 from acgd.errors import UserError
-from acgd.types import Prediction
 
 # V of x0_jacobian. Pixels vary less, but guidance acts along what varies more than a pixel: 4 comes
 # within a factor of 1.7 of the embedded UNet's gradients for abar above 0.05 (through x0 they are

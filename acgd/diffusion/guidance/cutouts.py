@@ -11,7 +11,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from acgd.noise import Noise, SharedNoise
+from acgd.diffusion.noise import Noise, SharedNoise
 
 
 def draw_boxes(

@@ -1,7 +1,7 @@
 """Guidance: the losses that steer a picture, and their gradients with respect to x and x0.
 
 It knows no UNet. A sampler carries dL/dx0 through the network, or does not (see
-`acgd.samplers.guided`), so cutout chunks accumulate without holding the UNet's graph.
+`acgd.diffusion.samplers.guided`), so cutout chunks accumulate without holding the UNet's graph.
 B: samples, K: targets of the sample that has most, D: embedding size, N: cutouts a sample.
 """
 
@@ -14,13 +14,14 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from acgd import losses
-from acgd.cutouts import cut, draw_boxes
-from acgd.diffusion import LEAST_ABAR, Diffusion
+from acgd.diffusion.guidance import losses
+from acgd.diffusion.guidance.cutouts import cut, draw_boxes
+from acgd.diffusion.guidance.schedules import Constant
+from acgd.diffusion.interfaces import Schedule
+from acgd.diffusion.noise import Noise
+from acgd.diffusion.process import LEAST_ABAR, Diffusion
 from acgd.errors import UserError
-from acgd.noise import Noise
-from acgd.schedules import Constant
-from acgd.types import Encoder, Member, Schedule, Target, members
+from acgd.types import Encoder, Member, Target, members
 
 
 class Guidance:
@@ -31,8 +32,8 @@ class Guidance:
     cutouts are drawn from.
     `clip`, `tv`, `range`, `sat`, `init`: weights of the losses, a number or one for each sample;
     `init_image` (B,3,H,W) or (1,3,H,W) in [-1,1].
-    `num_cutouts`, `cut_pow`, `cut_min`: see `acgd.cutouts.draw_boxes`; `cutout_chunk`: how many
-    cutouts a sample has in the encoder at once (None: all).
+    `num_cutouts`, `cut_pow`, `cut_min`: see `cutouts.draw_boxes`; `cutout_chunk`: how many cutouts
+    a sample has in the encoder at once (None: all).
     `blend`: the encoder, tv, sat and init see x0 f + x (1 - f), f = sqrt(1 - abar), so that x
     itself counts more and more towards the end (the notebook's way); else they see x0. `every`:
     guide each `every`-th step only. `clamp`: the largest root mean square of a sample's gradient.

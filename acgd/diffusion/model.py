@@ -5,8 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from acgd.checkpoints.load import load as checkpoints
-from acgd.diffusion import Denoiser, Diffusion
+from acgd.checkpoints import load as checkpoints
+from acgd.diffusion.denoiser import Denoiser
+from acgd.diffusion.process import Diffusion
 from acgd.errors import UserError
 from acgd.models.unet import UNet
 

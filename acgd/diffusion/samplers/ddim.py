@@ -7,10 +7,11 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 from torch import Tensor
 
-from acgd.diffusion import Denoiser, Diffusion
-from acgd.noise import Noise
-from acgd.samplers.guided import guided, steered, timesteps
-from acgd.types import Step
+from acgd.diffusion.denoiser import Denoiser
+from acgd.diffusion.interfaces import Step
+from acgd.diffusion.noise import Noise
+from acgd.diffusion.process import Diffusion
+from acgd.diffusion.samplers.guided import guided, steered, timesteps
 
 
 class DDIM:

@@ -1,0 +1,1 @@
+"""Losses on the picture as it forms, and their gradients."""

@@ -1,0 +1,1 @@
+"""From noise to a picture, a step at a time."""
