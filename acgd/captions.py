@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from acgd.loggers.disk import CAPTIONS
+from acgd.runs.folder import CAPTIONS
 from acgd.sample import Sample
 from acgd.studio import Studio
 from acgd.types import Encoder

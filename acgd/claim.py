@@ -10,16 +10,13 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
-from filelock import FileLock, Timeout
-
 from acgd.errors import say
-from acgd.loggers import disk
+from acgd.runs import folder as folders
+from acgd.runs.locks import free, held
 from acgd.sample import Sample
 
-LOCK = ".lock"
 PAUSE = 0.5  # seconds between two looks at what others are making
 
 
@@ -62,7 +59,7 @@ def batches(samples: list[Sample], size: int) -> list[list[Sample]]:
     A batch is the same again however many of its folders its process came to write into.
     """
     known = {Path(os.path.normpath(sample.run.folder)): sample for sample in samples}
-    begun = {path: disk.company(path) for path in known}
+    begun = {path: folders.company(path) for path in known}
     groups = []
     for company in {tuple(company): None for company in begun.values() if company}:
         mates = [p for p in company if p in begun and begun[p] in ([], list(company))]
@@ -73,48 +70,5 @@ def batches(samples: list[Sample], size: int) -> list[list[Sample]]:
 
 def finished(sample: Sample) -> bool:
     """Whether there is nothing to do; what was written and did not come to say so is told to."""
-    disk.settle(sample.run.folder)
-    return not sample.run.cfg["force"] and disk.status(sample.run.folder) == "ok"
-
-
-def free(folder: Path) -> bool:
-    with held([folder]) as mine:
-        return mine
-
-
-@contextmanager
-def held(folders: list[Path]) -> Iterator[bool]:
-    """Whether no other process works in these run folders, nor may while this lasts."""
-    with ExitStack() as locks:
-        try:
-            for folder in folders:
-                locks.enter_context(lock(folder))
-        except Timeout:
-            locks.close()
-            yield False
-        else:
-            yield True
-
-
-@contextmanager
-def lock(folder: Path) -> Iterator[None]:
-    """One folder's lock, or filelock's Timeout at once. A finished folder is left without one."""
-    folder.mkdir(parents=True, exist_ok=True)
-    own = FileLock(folder / LOCK, timeout=0)
-    try:
-        own.acquire()
-    except NotImplementedError:  # a file system without locks
-        yield
-        return
-    try:
-        yield
-    finally:
-        if disk.status(folder) == "ok":
-            open_up(folder)
-        own.release()
-
-
-def open_up(folder: Path) -> None:
-    """A finished folder needs no lock any more, its own or one that a killed process left."""
-    with suppress(OSError):
-        (folder / LOCK).unlink(missing_ok=True)
+    folders.settle(sample.run.folder)
+    return not sample.run.cfg["force"] and folders.status(sample.run.folder) == "ok"

@@ -15,10 +15,11 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
-from acgd import atomic_files, collect
+from acgd import atomic_files
 from acgd.config.explain import explain
 from acgd.errors import UserError, say
-from acgd.loggers import disk
+from acgd.runs import folder as folders
+from acgd.runs import records as run_records
 from acgd.runs.run import Run, expand, resolve
 from acgd.sample import Sample
 
@@ -88,7 +89,7 @@ class Job:
 
 def mean_score(runs: list[Run], name: str) -> float:
     """Of a finished job's samples; UserError where one of them has no such score."""
-    scores = [collect.read(run.folder)[0]["scores"] for run in runs]
+    scores = [run_records.read(run.folder)[0]["scores"] for run in runs]
     for run, score in zip(runs, scores, strict=True):
         if not isinstance(score.get(name), int | float):
             known = ", ".join(key for key, value in score.items() if isinstance(value, int | float))
@@ -98,8 +99,8 @@ def mean_score(runs: list[Run], name: str) -> float:
 
 def summary(folder: Path) -> int:
     """At the end of a sweep: a line for each job that did not end well; 1 if there is one."""
-    paths = sorted(folder.glob("*/status.json"), key=lambda path: collect.in_order(path.parent))
-    jobs = [collect.parse(path) for path in paths]
+    paths = sorted(folder.glob("*/status.json"), key=lambda path: run_records.in_order(path.parent))
+    jobs = [run_records.parse(path) for path in paths]
     bad = [job for job in jobs if job.get("status") != "ok"]
     given = [set(job.get("overrides", [])) for job in jobs]
     common = set.intersection(*given) if given else set()
@@ -112,8 +113,8 @@ def summary(folder: Path) -> int:
         say(f"not begun: {waiting} of {len(jobs)} jobs; the same command makes them")
     if jobs:
         home = folder.parent.parent
-        names = {name for job in jobs for name in collect.names(job)}
-        made = sum(disk.status(home / name) == "ok" for name in names)
+        names = {name for job in jobs for name in run_records.names(job)}
+        made = sum(folders.status(home / name) == "ok" for name in names)
         pictures = f" ({made} of {len(names)} pictures)" if bad else ""
         say(f"sweep: {len(jobs) - len(bad)} of {len(jobs)} jobs ok{pictures}, {folder}")
     tell_best(folder)

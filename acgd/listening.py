@@ -6,8 +6,8 @@ import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from acgd import references
 from acgd.config.instantiate import build
+from acgd.evaluation import references
 from acgd.sample import Sample
 from acgd.types import Target
 

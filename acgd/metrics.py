@@ -6,122 +6,11 @@ answers mean anything about the picture.
 
 from __future__ import annotations
 
-import csv
 import re
 from collections.abc import Sequence
-from dataclasses import replace
-from functools import cached_property
-from pathlib import Path
 
-import torch
-import torch.nn.functional as F
-from torch import Tensor
-
-from acgd.encoders import preprocess
-from acgd.encoders.preprocess import resized
-from acgd.errors import UserError
-from acgd.prompts.image import load
-from acgd.types import Encoder, Target
-
-CONCEPTS = Path(__file__).parent / "train" / "concepts.csv"
-CHUNK = 64  # labels encoded at once
-
-
-class Viewer:
-    """A model with a list of labels, each encoded once."""
-
-    def __init__(self, model: Encoder, labels: Sequence[str]):
-        self.model, self.labels = model, list(labels)
-        self.known: dict[Path, Tensor] = {}  # reference pictures, (D,)
-
-    @cached_property
-    def embeds(self) -> Tensor:
-        """(labels, D), unit norm."""
-        chunks = [self.labels[i : i + CHUNK] for i in range(0, len(self.labels), CHUNK)]
-        return torch.cat([self.model.text(chunk) for chunk in chunks])
-
-    @torch.no_grad()
-    def images(self, pixels: Tensor) -> Tensor:
-        """(B, 3, H, W) in [0, 1] of any size to (B, D)."""
-        return self.model.image(resized(pixels, self.model.image_size).clamp(0, 1))
-
-    @torch.no_grad()
-    def references(self, paths: Sequence[Path]) -> Tensor:
-        """Picture files to (N, D), their middle squares; each is read once."""
-        size = self.model.image_size
-        for path in paths:
-            if path not in self.known:
-                self.known[path] = self.model.image(preprocess.pixels(load(path), size)[None])[0]
-        return torch.stack([self.known[path] for path in paths])
-
-    def chances(self, embed: Tensor, scale: float) -> Tensor:
-        """An embedding (D,) to the labels' probabilities (labels,)."""
-        return (scale * self.embeds @ embed.to(self.embeds)).softmax(0)
-
-    def direction(self, sound: Tensor) -> Tensor:
-        """A sound's embedding (D,) to the labels' mean by their squared odds, (D,), unit norm.
-
-        Squared, because a picture or a sentence is of one thing: a little of several is of none.
-        """
-        return F.normalize(self.chances(sound, 2 * self.model.scale_at) @ self.embeds, dim=0)
-
-    def names(self, embed: Tensor, scale: float, most: int = 5) -> list[tuple[str, float]]:
-        """The likeliest labels of an embedding (D,), with their probabilities among the labels."""
-        chances = self.chances(embed, scale)
-        best = chances.topk(min(most, len(self.labels)))
-        pairs = zip(best.indices.tolist(), best.values.tolist(), strict=True)
-        return [(self.labels[i], round(p, 4)) for i, p in pairs]
-
-    def heard(self, targets: Sequence[Target], most: int = 5) -> list[tuple[str, float]]:
-        """The labels that this model gives to the prompt's sound; [] without one."""
-        sounds = [target.embed for target in targets if target.kind == "audio"]
-        return self.names(sounds[0], self.model.scale_at, most) if sounds else []
-
-    def spoken(self, targets: Sequence[Target], share: float) -> list[Target]:
-        """`share` in [0, 1] of each sound's weight goes to the labels that this model hears in it.
-
-        The new target's embedding is `direction`. Sounds lie apart from pictures and texts of the
-        same thing (Liang et al. 2022, "Mind the gap"), and between things where the ears are not
-        sure; what pictures can be steered to is better said in words. Like the prior of unCLIP
-        (Ramesh et al. 2022), but over known labels.
-        """
-        found = []
-        for target in targets:
-            if target.kind != "audio" or not share:
-                found.append(target)
-                continue
-            embed = self.direction(target.embed)
-            best = self.names(target.embed, self.model.scale_at, most=1)[0][0]
-            if share < 1:
-                found.append(replace(target, weight=target.weight * (1 - share)))
-            found.append(Target(embed, target.weight * share, "heard", best))
-        return found
-
-    def score(self, image: Tensor, targets: Sequence[Target], concept: str | None) -> dict:
-        """Similarities by kind of target, the concept's rank and the labels nearest.
-
-        image (D,). `similarity` is the targets' mean cosine, weighted by |weight|, those of
-        negative weight with their sign turned. `rank` 1 is first, `of` counts the labels.
-        """
-        cosines = [float(target.embed.to(image) @ image) for target in targets]
-        found: dict = {"similarity": weighted(cosines, targets)}
-        for kind in dict.fromkeys(target.kind for target in targets):
-            own = [i for i, target in enumerate(targets) if target.kind == kind]
-            part = weighted([cosines[i] for i in own], [targets[i] for i in own])
-            found[f"image_{kind}"] = part
-        if concept is not None:
-            found |= self.rank(image, concept)
-        found["names"] = self.names(image, self.model.scale_it)
-        return found
-
-    def rank(self, image: Tensor, concept: str) -> dict:
-        """The concept's place among the labels (it joins them where it is none of them)."""
-        near = self.embeds @ image.to(self.embeds)  # (labels,)
-        if concept in self.labels:
-            own, of = near[self.labels.index(concept)], len(self.labels)
-        else:
-            own, of = self.model.text([concept])[0].to(image) @ image, len(self.labels) + 1
-        return {"concept": concept, "rank": int((near > own).sum()) + 1, "of": of}
+from acgd.encoders.zero_shot import Viewer
+from acgd.types import Target
 
 
 def gain(scores: dict) -> dict:
@@ -137,14 +26,6 @@ def gain(scores: dict) -> dict:
     return {}
 
 
-def weighted(values: Sequence[float], targets: Sequence[Target]) -> float | None:
-    total = sum(abs(target.weight) for target in targets)
-    if not total:
-        return None
-    pairs = zip(values, targets, strict=True)
-    return round(sum(value * target.weight for value, target in pairs) / total, 5)
-
-
 def concept_of(asked: str | None, targets: Sequence[Target], viewer: Viewer | None) -> str | None:
     """What the picture should show: as asked, what the viewer hears, or the heaviest text."""
     if asked is not None:
@@ -158,20 +39,3 @@ def concept_of(asked: str | None, targets: Sequence[Target], viewer: Viewer | No
     text = max(texts, key=lambda target: target.weight).label
     plain = re.sub(r"^(an?|the) ", "", text.lower())
     return plain if viewer is not None and plain in viewer.labels else text
-
-
-def read_labels(name: str) -> list[str]:
-    """ "concepts" for those the embedded models know, else a text file with a label a line."""
-    path = CONCEPTS if name == "concepts" else Path(str(name)).expanduser()
-    try:
-        with open(path, encoding="utf-8", newline="") as file:
-            if path.suffix == ".csv":
-                labels = [row["concept"] for row in csv.DictReader(file)]
-            else:
-                labels = [line.strip() for line in file]
-    except (OSError, UnicodeDecodeError, KeyError) as error:
-        raise UserError(f"labels={name}: {path} cannot be read as labels ({error})") from None
-    labels = list(dict.fromkeys(label for label in labels if label and label[0] != "#"))
-    if not labels:
-        raise UserError(f"labels={name}: {path} holds no labels (one a line)")
-    return labels

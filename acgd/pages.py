@@ -22,9 +22,11 @@ def of_sweep(folder: Path) -> None:
     if not any(folder.glob("*/status.json")):
         return
     try:
-        from acgd import collect, compare, report
+        from acgd import report
+        from acgd.evaluation import compare
+        from acgd.runs import records as run_records
 
-        compare.write(folder, collect.read(folder))
+        compare.write(folder, run_records.read(folder))
         print(f"page       {report.build(folder)}")
     except Exception as error:
         complain(folder, error)

@@ -6,5 +6,7 @@ from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
 WEIGHTS = HERE / "weights"
+CONCEPTS = WEIGHTS / "concepts.csv"  # what the embedded models know, each with its names and emoji
+DEMO = HERE / "demo"  # sounds that come with the package
 IN_REPOSITORY = (HERE.parent / "pyproject.toml").is_file() and (HERE.parent / "conf").is_dir()
 CONF = HERE.parent / "conf" if IN_REPOSITORY else HERE / "conf"

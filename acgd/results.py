@@ -7,8 +7,10 @@ import json
 import torch
 from torch import Tensor
 
-from acgd import metrics, references
-from acgd.measures import EMBEDDINGS
+from acgd import metrics
+from acgd.encoders import zero_shot
+from acgd.evaluation import references
+from acgd.runs.folder import EMBEDDINGS
 from acgd.sample import Sample
 from acgd.studio import Studio
 
@@ -55,7 +57,7 @@ def hear(sample: Sample, studio: Studio) -> Tensor | None:
 
 
 def beside(
-    sample: Sample, view: metrics.Viewer, embed: Tensor, sound: Tensor | None, scores: dict
+    sample: Sample, view: zero_shot.Viewer, embed: Tensor, sound: Tensor | None, scores: dict
 ) -> dict:
     """The judge's similarities to what did not steer: the sound itself, reference pictures."""
     found, run = {}, sample.run

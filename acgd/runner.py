@@ -16,7 +16,8 @@ from acgd.batches import batches, together
 from acgd.config.instantiate import build
 from acgd.errors import UserError, one_line, say
 from acgd.listening import Heard, listen, look
-from acgd.loggers import disk
+from acgd.runs import folder as folders
+from acgd.runs import locks
 from acgd.runs.run import Run
 from acgd.sample import Sample
 
@@ -79,9 +80,9 @@ def opened(runs: list[Run]) -> Iterator[Sample]:
 
 
 def finished(run: Run) -> bool:
-    done = disk.status(run.folder) == "ok"
+    done = folders.status(run.folder) == "ok"
     if done:
-        claim.open_up(run.folder)
+        locks.open_up(run.folder)
     return done
 
 
@@ -135,8 +136,9 @@ def guarded(samples: list[Sample], work: Callable[[], Any]) -> Any:
 
 def paint(batch: list[Sample], studio: Studio, alone: bool) -> None:
     """One batch from its targets to finished folders."""
-    from acgd import captions, environment, results, snapshot
+    from acgd import captions, results, snapshot
     from acgd.meter import Meter
+    from acgd.runs import environment
     from acgd.sampling import draw_with_twins
 
     if not batch:

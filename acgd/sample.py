@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-from acgd.loggers.disk import Record
+from acgd.runs.folder import Record
 from acgd.runs.run import Run
 from acgd.types import PromptSource, Target
 

@@ -12,15 +12,14 @@ import torch.nn.functional as F
 from torch import Tensor
 from tqdm import tqdm
 
+from acgd.config import validate
 from acgd.config.instantiate import build
 from acgd.diffusion.guidance.guidance import Guidance
 from acgd.diffusion.interfaces import Step
 from acgd.diffusion.noise import Noise
 from acgd.diffusion.process import Diffusion
-from acgd.encoders import preprocess
 from acgd.errors import UserError
-from acgd.prompts import image as pictures
-from acgd.config import validate
+from acgd.media import images
 from acgd.runs.run import existing_file
 from acgd.sample import Sample
 from acgd.snapshot import Snapshot, Watch
@@ -132,7 +131,7 @@ def beginning(
         path = existing_file(str(cfg["init_image"]))
         if path is None:
             raise UserError(f"init_image={cfg['init_image']}: no such picture file")
-        init = preprocess.pixels(pictures.load(path), side)[None].to(studio.device) * 2 - 1
+        init = images.pixels(images.load(path), side)[None].to(studio.device) * 2 - 1
         full = init.expand(count, -1, -1, -1)
     start = noise.like(torch.empty(count, 3, side, side, device=studio.device))
     return diffusion.start(start, full, cfg["skip_steps"]), init

@@ -27,7 +27,7 @@ from acgd.config.validate import every
 from acgd.diffusion.interfaces import Step
 from acgd.diffusion.noise import Noise
 from acgd.errors import first_words
-from acgd.loggers.disk import SNAPSHOT
+from acgd.runs.folder import SNAPSHOT
 from acgd.sample import Sample
 
 VERSIONS = {"acgd": acgd.__version__, "torch": str(torch.__version__), "format": 2}

@@ -15,9 +15,10 @@ from typing import Any
 
 import torch
 
-from acgd import metrics, needs
+from acgd import needs
 from acgd.config.instantiate import build
 from acgd.diffusion.model import PictureModel
+from acgd.encoders import zero_shot
 from acgd.errors import UserError
 from acgd.runs.run import canonical
 from acgd.types import members
@@ -48,7 +49,7 @@ class Studio:
         self.sampler = build(cfg["sampler"])
         self.describer = once("describer", cfg["describer"], {"encoder": self.encoder}, **where)
         self.captioner = once("captioner", cfg["captioner"], {"judge": self.judge}, **where)
-        self.labels = metrics.read_labels(cfg["labels"])
+        self.labels = zero_shot.read_labels(cfg["labels"])
         self.by_encoder = viewer("encoder", self.encoder, self.labels)
         self.by_judge = viewer("judge", self.judge, self.labels) if self.judge else None
         self.cfg_scale = float(cfg["guidance"].get("cfg") or 0)
@@ -97,11 +98,11 @@ def make(node: dict, **known: Any) -> Any:
     return build(node, **known)
 
 
-def viewer(name: str, model: Any, labels: list[str]) -> metrics.Viewer:
+def viewer(name: str, model: Any, labels: list[str]) -> zero_shot.Viewer:
     """A Viewer whose labels are encoded once for as long as model and labels stay."""
     last = _built.get(f"{name} viewer", ("", None))[1]
     if last is None or last.model is not model or last.labels != labels:
-        _built[f"{name} viewer"] = ("", metrics.Viewer(model, labels))
+        _built[f"{name} viewer"] = ("", zero_shot.Viewer(model, labels))
     return _built[f"{name} viewer"][1]
 
 

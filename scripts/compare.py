@@ -19,10 +19,11 @@ import argparse
 import sys
 from pathlib import Path
 
-from acgd import collect, compare, tables
 from acgd.cli import explain, say
 from acgd.errors import UserError
-from acgd.measures import MEASURES
+from acgd.evaluation import compare, tables
+from acgd.evaluation.metrics import MEASURES
+from acgd.runs import records as run_records
 
 
 def main() -> int:
@@ -55,9 +56,9 @@ def read() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def gather(folders: list[Path]) -> list[collect.Record]:
+def gather(folders: list[Path]) -> list[run_records.Record]:
     """The folders' records, each run once."""
-    records = [record for folder in folders for record in collect.read(folder)]
+    records = [record for folder in folders for record in run_records.read(folder)]
     if not records:
         raise UserError(f"{folders[0]}: no runs in here; DIR is outputs/NAME or a sweep's folder")
     once = {record["folder"] or i: record for i, record in enumerate(records)}

@@ -69,9 +69,10 @@ def describe(folder: Path, names: list[str], overrides: list[str]) -> dict[str, 
     import hydra
     from tqdm import tqdm
 
-    from acgd import audio, studio
+    from acgd import studio
     from acgd.cli import CONF
     from acgd.config.instantiate import build
+    from acgd.media import audio
     from acgd.runs.run import resolve
 
     with hydra.initialize_config_dir(str(CONF), version_base="1.3"):

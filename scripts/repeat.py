@@ -26,8 +26,8 @@ from PIL import Image
 
 from acgd.config.explain import explain
 from acgd.errors import UserError, say
-from acgd.loggers import disk
 from acgd.paths import HERE
+from acgd.runs.folder import status
 from acgd.runs.run import expand
 
 RESULTS = ("images/*.png", "previews/*.png", "*.csv", "*.json")
@@ -58,7 +58,7 @@ def main() -> int:
 def repeat(run: Path, out: Path) -> int:
     """0 if the run, made again in `out`, is the same."""
     run = run.absolute()
-    if disk.status(run) != "ok":
+    if status(run) != "ok":
         raise UserError(f"{run}: no finished run, there is nothing to compare with")
     then = read(run)
     batch = [run.parent / name for name in then.get("batch") or [run.name]]

@@ -16,9 +16,9 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from acgd import collect
-from acgd.loggers import replay, wandb
-from acgd.loggers.child import Child
+from acgd.loggers import wandb, wandb_worker
+from acgd.loggers.worker import Child
+from acgd.runs import records as run_records
 
 DONE = {"online": "sent", "offline": "recorded"}
 
@@ -26,7 +26,7 @@ DONE = {"online": "sent", "offline": "recorded"}
 def main() -> int:
     asked = arguments()
     runs = finished(Path(asked.folder))
-    todo = [run for run in runs if asked.again or not replay.mirrored(run, asked.mode)]
+    todo = [run for run in runs if asked.again or not wandb_worker.mirrored(run, asked.mode)]
     print(f"{len(runs)} finished runs, {len(runs) - len(todo)} of them {DONE[asked.mode]} before")
     sent, bad = replayed(todo, asked) if todo else (0, 0)
     print(f"{sent} runs {DONE[asked.mode]}, {bad} left out")
@@ -76,7 +76,7 @@ def finished(folder: Path) -> list[Path]:
     places = [folder]
     if not (folder / "status.json").exists() and not any(folder.glob("*/status.json")):
         places += [path for path in sorted(folder.glob("*/")) if path.name != "sweeps"]
-    records = [record for place in places for record in collect.read(place)]
+    records = [record for place in places for record in run_records.read(place)]
     found = {r["folder"].absolute() for r in records if r["folder"] and r["status"] == "ok"}
     return sorted(found, key=lambda run: ((run / "metrics.json").stat().st_mtime_ns, run.name))
 
@@ -86,7 +86,7 @@ def groups(runs: list[Path]) -> dict[Path, str]:
     known = {}
     for home in {run.parent for run in runs}:
         for path in sorted(home.glob("sweeps/*/*/status.json"), reverse=True):
-            for run in collect.names(collect.parse(path)):
+            for run in run_records.names(run_records.parse(path)):
                 known[home / run] = path.parents[1].name
     return known
 

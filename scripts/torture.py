@@ -35,10 +35,11 @@ from omegaconf import OmegaConf
 from PIL import Image
 from repeat import results
 
-from acgd import atomic_files, cli, environment, snapshot
+from acgd import atomic_files, cli, snapshot
 from acgd.errors import one_line
-from acgd.loggers import disk
 from acgd.paths import CONF, HERE
+from acgd.runs import environment
+from acgd.runs import folder as folders
 from acgd.runs.run import resolve
 
 SWEEP = "-m experiment=smoke prompt=text prompt.text=dog sampler=ddpm,plms,dpmpp"
@@ -163,7 +164,7 @@ class Torture:
         while cheated < wanted and len(finished) < len(runs(self.good)):
             cheated += self.attack(home, 1 - len(finished) / len(runs(self.good)))
             self.check(made)
-            now = {run for run in runs(made) if disk.status(made / run) == "ok"}
+            now = {run for run in runs(made) if folders.status(made / run) == "ok"}
             self.lose(finished - now, f"{home.name}: finished before, now not")
             finished = now
         last = [Victim(home, self.arguments) for _ in range(self.chance.choice((1, 2)))]
@@ -230,8 +231,8 @@ class Torture:
         self.check(made)
         self.lose(runs(self.good) - runs(made), f"{name}: not there")
         for run in sorted(runs(self.good) & runs(made)):
-            if disk.status(made / run) != "ok":
-                self.lose({run}, f"{name}: {disk.status(made / run)}")
+            if folders.status(made / run) != "ok":
+                self.lose({run}, f"{name}: {folders.status(made / run)}")
             for file in results(self.good / run, made / run):
                 pair = [(folder / run / file) for folder in (self.good, made)]
                 if not all(p.is_file() for p in pair) or len({p.read_bytes() for p in pair}) > 1:
@@ -294,7 +295,7 @@ def whole(path: Path) -> None:
         rows = list(csv.reader(text.splitlines()))
         if not text.endswith("\n") or len({len(row) for row in rows}) != 1:
             raise ValueError("rows are cut off")
-    elif path.name == disk.SNAPSHOT:
+    elif path.name == folders.SNAPSHOT:
         snapshot.load(path, [])
 
 

@@ -5,7 +5,7 @@ import torch.nn.functional as F
 
 from acgd.diffusion.denoiser import Denoiser
 from acgd.diffusion.process import Diffusion
-from acgd.encoders.preprocess import normalise
+from acgd.media.images import normalise
 from acgd.models.clip import CLIP
 from acgd.models.unet import UNet
 from acgd.types import Target

@@ -1,4 +1,4 @@
-"""acgd.audio: what comes out of sound files, and what is said of those that hold nothing."""
+"""acgd.media.audio: what comes out of sound files, and what is said of those that hold nothing."""
 
 import struct
 import subprocess
@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import soundfile
 
-from acgd import audio
 from acgd.errors import UserError
+from acgd.media import audio
 
 RATE = 22050
 

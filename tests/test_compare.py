@@ -15,10 +15,12 @@ from conftest import ROOT
 from omegaconf import OmegaConf
 from scipy import stats
 
-from acgd import collect, compare, measures, tables
 from acgd.errors import UserError
-from acgd.grid import arrange
-from acgd.intervals import holm, interval, paired_p
+from acgd.evaluation import compare, tables
+from acgd.evaluation.metrics import embeddings, retrieval, spread
+from acgd.evaluation.pairing import arrange
+from acgd.evaluation.statistics import holm, interval, paired_p
+from acgd.runs import records as run_records
 
 CONFIG = {
     "sampler": {"_target_": "acgd.diffusion.samplers.ddpm.DDPM", "steps": "40"},
@@ -58,7 +60,7 @@ def job(sweep, number, runs, *overrides, **told):
 
 
 def test_a_run_is_read_flat(tmp_path):
-    record = collect.read(tmp_path / make(tmp_path, "dog", 3))[0]
+    record = run_records.read(tmp_path / make(tmp_path, "dog", 3))[0]
     assert (record["label"], record["seed"], record["status"]) == ("dog", 3, "ok")
     assert record["scores"]["judge.similarity"] == 0.3
     assert record["scores"]["twin.judge.similarity"] == 0.1
@@ -75,10 +77,10 @@ def test_torn_files_never_raise(tmp_path):
     (tmp_path / name / "config.yaml").write_text("a: [1,\nb: }")
     (tmp_path / name / "targets.json").write_text("[]")
     (tmp_path / "cat-seed7-0123456789ab").mkdir()
-    dog, cat = sorted(collect.read(tmp_path), key=lambda record: record["seed"])
+    dog, cat = sorted(run_records.read(tmp_path), key=lambda record: record["seed"])
     assert (dog["status"], dog["config"], dog["scores"]) == ("ok", {}, {"seconds": 2.5})
     assert (cat["status"], cat["label"], cat["seed"]) == ("absent", "cat", 7)
-    assert collect.read(tmp_path / "nowhere") == []
+    assert run_records.read(tmp_path / "nowhere") == []
 
 
 def test_a_sweep_is_its_jobs_runs_and_its_failed_jobs(tmp_path):
@@ -89,13 +91,13 @@ def test_a_sweep_is_its_jobs_runs_and_its_failed_jobs(tmp_path):
         mine = runs[:1] if number == 2 else runs[1:] if number == 10 else []
         told = {} if mine else {"status": "failed", "error": "no such file"}
         job(sweep, number, mine, f"guidance.clip={number}", **told)
-    records = collect.read(sweep)
+    records = run_records.read(sweep)
     assert len(records) == 11
     assert [records[2]["label"], records[10]["label"]] == ["dog", "dog"]
     assert records[0]["folder"] is None and records[0]["error"] == "no such file"
-    assert collect.varied(records) == ["guidance.clip"]
-    assert len(collect.read(sweep / "2")) == 1
-    everything = {record["folder"].name: record for record in collect.read(tmp_path)}
+    assert run_records.varied(records) == ["guidance.clip"]
+    assert len(run_records.read(sweep / "2")) == 1
+    everything = {record["folder"].name: record for record in run_records.read(tmp_path)}
     assert len(everything) == 3 and everything[runs[0]]["overrides"] == ["guidance.clip=2"]
 
 
@@ -104,7 +106,7 @@ def test_what_varied_is_told_by_group_where_the_class_changes(tmp_path):
         for clip in (500.0, 1000.0):
             sampler = {"_target_": target, "steps": steps}
             make(tmp_path, "dog", 0, sampler=sampler, guidance={"clip": clip})
-    assert collect.varied(collect.read(tmp_path)) == ["sampler", "guidance.clip"]
+    assert run_records.varied(run_records.read(tmp_path)) == ["sampler", "guidance.clip"]
 
 
 def test_two_thousand_folders_are_read_quickly(tmp_path):
@@ -116,7 +118,7 @@ def test_two_thousand_folders_are_read_quickly(tmp_path):
         (folder / "status.json").write_text('{"status": "ok"}')
         (folder / "metrics.json").write_text('{"picture": {"judge": {"similarity": 0.5}}}')
     began = time.process_time()
-    assert len(collect.read(tmp_path)) == 2000
+    assert len(run_records.read(tmp_path)) == 2000
     assert time.process_time() - began < 4  # 1.1 where nothing else runs
 
 
@@ -126,13 +128,13 @@ def test_values_are_what_would_be_typed(tmp_path):
         job(
             tmp_path / "sweeps" / "a", number, [run], f"sampler={name}", f"guidance.clip=1e{number}"
         )
-    records = collect.read(tmp_path / "sweeps" / "a")
-    assert collect.values(records, "guidance.clip") == ["500", "1000"]
-    assert collect.values(records, "sampler") == ["ddpm", "renoise"]
-    assert collect.values(records, "concept") == ["null", "null"]
-    assert collect.values(records, "guidance.nope") == [None, None]
+    records = run_records.read(tmp_path / "sweeps" / "a")
+    assert run_records.values(records, "guidance.clip") == ["500", "1000"]
+    assert run_records.values(records, "sampler") == ["ddpm", "renoise"]
+    assert run_records.values(records, "concept") == ["null", "null"]
+    assert run_records.values(records, "guidance.nope") == [None, None]
     records[0]["overrides"] = []
-    assert collect.values(records, "sampler") == ["DDPM", "DDPM"]
+    assert run_records.values(records, "sampler") == ["DDPM", "DDPM"]
 
 
 def test_an_interval_is_scipy_s_bootstrap():
@@ -213,7 +215,7 @@ def row(rows, metric, **known):
 
 
 def test_a_table_has_means_chances_and_failures(sweep):
-    rows = compare.table(collect.read(sweep))
+    rows = compare.table(run_records.read(sweep))
     weak, strong, none = (
         row(rows, "similarity", **{"guidance.clip": c}) for c in ("500", "1000", "2000")
     )
@@ -229,12 +231,12 @@ def test_a_table_has_means_chances_and_failures(sweep):
     assert first["chance"] == pytest.approx(1 / 82)
     seconds = row(rows, "seconds", **{"guidance.clip": "500"})
     assert (seconds["better"], seconds["low"]) == ("lower", None)  # a batch's pictures share them
-    several = compare.pairs(collect.read(sweep), metrics=["seconds"])
+    several = compare.pairs(run_records.read(sweep), metrics=["seconds"])
     assert several[0]["difference"] == 0 and several[0]["p"] is several[0]["low"] is None
 
 
 def test_pairs_share_sound_and_seed(sweep):
-    records = collect.read(sweep)
+    records = run_records.read(sweep)
     found = row(compare.pairs(records, metrics=["similarity"]), "similarity", b="1000")
     assert (found["a"], found["n"], found["unpaired_a"], found["unpaired_b"]) == ("500", 5, 1, 0)
     differences = [0.01, 0.01, 0.02, 0.02, 0.03]
@@ -255,16 +257,16 @@ def test_what_else_varied_must_be_the_same_in_a_pair(tmp_path):
     for clip, steps in itertools.product((500.0, 1000.0), ("10", "20")):
         score = 0.1 * int(steps) + clip / 1e4
         make(tmp_path, "dog", 0, score, guidance={"clip": clip}, sampler={"steps": steps})
-    (found,) = compare.pairs(collect.read(tmp_path), ["guidance.clip"], ["similarity"])
+    (found,) = compare.pairs(run_records.read(tmp_path), ["guidance.clip"], ["similarity"])
     assert found["n"] == 2 and found["difference"] == pytest.approx(0.05)
-    (seeds,) = compare.table(collect.read(tmp_path), ["seed"], ["similarity"])
+    (seeds,) = compare.table(run_records.read(tmp_path), ["seed"], ["similarity"])
     assert seeds["n"] == 4 and seeds["seed"] == "0"
 
 
 def test_retrieval_by_hand(sweep):
     # seed 0 of clip 500 lies 0.7 beyond its sound: nearer to the next one, but for the last sound
-    records = collect.read(sweep)
-    found = measures.retrieval(records, measures.embeddings(records))
+    records = run_records.read(sweep)
+    found = retrieval(records, embeddings(records))
     ranks = [found[i]["retrieval"] for i in range(6)]
     assert ranks == [2, 1, 2, 1, 1, 1]
     assert {one["sounds"] for one in found.values()} == {3}
@@ -277,27 +279,27 @@ def test_retrieval_by_hand(sweep):
 
 
 def test_diversity_is_that_of_one_sound_s_seeds(sweep):
-    (weak, strong) = compare.table(collect.read(sweep), metrics=["diversity"])[:2]
+    (weak, strong) = compare.table(run_records.read(sweep), metrics=["diversity"])[:2]
     assert weak["mean"] == pytest.approx(1 - np.cos(0.6)) and weak["n"] == 3
     assert strong["mean"] == pytest.approx(1 - np.cos(0.3)) and strong["n"] == 2  # a seed failed
-    assert measures.spread([np.array([1, 0]), np.array([0, 1]), np.array([-1, 0])]) == 4 / 3
+    assert spread([np.array([1, 0]), np.array([0, 1]), np.array([-1, 0])]) == 4 / 3
     with pytest.raises(UserError, match="diversity: it needs two seeds"):
-        compare.table(collect.read(sweep), ["seed"], ["diversity"])
+        compare.table(run_records.read(sweep), ["seed"], ["diversity"])
 
 
 def test_numbers_stand_by_size(tmp_path):
     for clip in (1000.0, 500.0, 20000.0):
         make(tmp_path, "dog", 0, guidance={"clip": clip})
-    grid = arrange(collect.read(tmp_path))
+    grid = arrange(run_records.read(tmp_path))
     assert grid.by == ["guidance.clip"]
     assert [grid.label(setting) for setting in grid.settings] == ["500", "1000", "20000"]
 
 
 def test_a_single_run_and_nothing_at_all(tmp_path):
     make(tmp_path, "dog", 0)
-    (found,) = compare.table(collect.read(tmp_path), metrics=["similarity"])
+    (found,) = compare.table(run_records.read(tmp_path), metrics=["similarity"])
     assert (found["mean"], found["low"], found["n"]) == (0.3, None, 1)
-    assert compare.pairs(collect.read(tmp_path)) == []
+    assert compare.pairs(run_records.read(tmp_path)) == []
     assert compare.table([]) == [] and compare.pairs([]) == []
     assert compare.write(tmp_path, [])["samples"] == {}
 
@@ -314,7 +316,7 @@ def test_a_single_run_and_nothing_at_all(tmp_path):
 )
 def test_mistakes_have_one_line(sweep, asked, says):
     with pytest.raises(UserError, match=says):
-        compare.pairs(collect.read(sweep), **asked)
+        compare.pairs(run_records.read(sweep), **asked)
 
 
 def script(*arguments, **env):
@@ -363,7 +365,7 @@ def test_tables_keep_to_a_hundred_columns(tmp_path):
         for seed in range(5):
             own = {"guidance": {"clip": b}, "sampler": {"steps": a}}
             make(tmp_path, "dog", seed, 1000 * seed + b, "ok" if seed else "failed", **own)
-    records = collect.read(tmp_path)
+    records = run_records.read(tmp_path)
     said = tables.text(compare.write(tmp_path, records, ["sampler.steps", "guidance.clip"]))
     assert max(map(len, said.splitlines())) <= 100
     assert re.search(r"steps=a+\.\.a+ clip=123456 ", said) and "less steps=" in said
@@ -371,6 +373,6 @@ def test_tables_keep_to_a_hundred_columns(tmp_path):
 
 def test_parquet_where_pyarrow_is_there(sweep):
     parquet = pytest.importorskip("pyarrow.parquet")
-    found = compare.write(sweep, collect.read(sweep))
+    found = compare.write(sweep, run_records.read(sweep))
     assert parquet.read_table(sweep / "compare.parquet").to_pylist() == found["table"]
     assert parquet.read_table(sweep / "pairs.parquet").to_pylist() == found["pairs"]

@@ -3,7 +3,6 @@
 import csv
 import json
 import math
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,11 +10,11 @@ import torch
 import torch.nn.functional as F
 from conftest import compose
 
-import acgd.train
 from acgd.describers.keywords import LISTS, Keywords, read_list
 from acgd.describers.none import NoWords
 from acgd.describers.several import Several, told
 from acgd.errors import UserError
+from acgd.paths import CONCEPTS
 from acgd.prompts.text import join
 from acgd.runner import render
 from acgd.runs.run import expand
@@ -108,7 +107,7 @@ def test_packaged_lists():
 
 
 def test_the_embedded_models_concepts_are_among_the_sounds():
-    table = Path(acgd.train.__file__).parent / "concepts.csv"
+    table = CONCEPTS
     with open(table, newline="") as file:
         concepts = {row["concept"] for row in csv.DictReader(file)}
     assert len(concepts) >= 60 and concepts <= set(read_list("sounds"))

@@ -14,12 +14,13 @@ from conftest import ROOT, command, compose
 from reference import guidance as reference
 from reference.inputs import evaluate
 
-from acgd import collect, compare
 from acgd.config.instantiate import build
 from acgd.diffusion.noise import Noise
 from acgd.diffusion.samplers.guided import guided
-from acgd.metrics import read_labels
+from acgd.encoders.zero_shot import read_labels
+from acgd.evaluation import compare
 from acgd.models.unet import UNet
+from acgd.runs import records as run_records
 from acgd.runs.run import expand, resolve
 from acgd.types import Target
 
@@ -99,8 +100,8 @@ def test_a_sweep_from_the_command_line_is_compared(tiny, sounds, tmp_path):
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     (sweep,) = tmp_path.glob("outputs/schedules/sweeps/*")
-    records = collect.read(sweep)
-    assert len(records) == 8 and collect.varied(records) == ["guidance.schedule"]
+    records = run_records.read(sweep)
+    assert len(records) == 8 and run_records.varied(records) == ["guidance.schedule"]
     rows = compare.table(records, metrics=["first", "image_audio", "diversity"])
     assert [row["guidance.schedule"] for row in rows[:2]] == ["constant", "window"]
     assert [row["n"] for row in rows] == [4, 4, 4, 4, 2, 2]

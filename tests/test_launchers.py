@@ -23,7 +23,7 @@ from omegaconf import OmegaConf
 
 from acgd.config.explain import explain
 from acgd.launchers import Elsewhere, Lost, ray, submitit
-from acgd.loggers import disk
+from acgd.runs import folder as folders
 
 clusters = pytest.mark.skipif("ACGD_CLUSTERS" not in os.environ, reason="ACGD_CLUSTERS=1 asks")
 PATH = os.environ["PATH"] + ":/usr/sbin:/sbin"
@@ -129,7 +129,7 @@ def test_lost_jobs_are_written_down_and_the_rest_is_told(tmp_path, capsys):
     ended = launcher.launch([["a=1", "c=1"], ["a=2", "c=1"], ["a=3", "c=1"]], 0)
     assert ended[0].return_value == 0.5
     assert [job.return_value for job in ended[1:]] == [None, None]
-    found = [disk.state(tmp_path / number) for number in "012"]
+    found = [folders.state(tmp_path / number) for number in "012"]
     assert [job["status"] for job in found] == ["ok", "failed", "failed"]
     assert found[1]["error"] == "its process was lost" and found[1]["runs"] == ["dog"]
     assert "ValueError: a fault" in found[2]["traceback"]

@@ -24,7 +24,7 @@ from acgd.atomic_files import write
 from acgd.cli import quoted
 from acgd.config.instantiate import build
 from acgd.errors import UserError
-from acgd.loggers import replay, wandb
+from acgd.loggers import wandb, wandb_worker
 from acgd.runs.run import expand, resolve
 
 
@@ -116,7 +116,9 @@ def test_an_offline_run_holds_config_losses_picture_and_metrics(tiny, sounds, tm
     assert pictures and "tone" in json.dumps(pictures)
     scores = json.loads((run.folder / "metrics.json").read_text())["picture"]["judge"]
     assert items[-1]["judge/similarity"] == scores["similarity"]
-    assert replay.mirrored(run.folder, "offline") and not replay.mirrored(run.folder, "online")
+    assert wandb_worker.mirrored(run.folder, "offline") and not wandb_worker.mirrored(
+        run.folder, "online"
+    )
     assert not capfd.readouterr().out.count("wandb")
 
 
@@ -177,7 +179,7 @@ def test_a_server_that_does_not_work_leaves_an_offline_run(
     said = capsys.readouterr().err
     assert said.startswith("acgd: W&B: recorded offline: ") and said.count("\n") == 1
     assert inspected(folder)
-    assert not replay.mirrored(folder, "online")
+    assert not wandb_worker.mirrored(folder, "online")
 
 
 def test_finished_runs_are_replayed_once_in_order(example, tmp_path, capsys, monkeypatch):
@@ -210,12 +212,12 @@ def synced(folder: Path, capsys, monkeypatch, *more: str, code: int = 0) -> str:
 
 def test_what_is_made_again_is_sent_again(example, tmp_path):
     folder = copied(example, tmp_path, "e" * 12)
-    write_mark = {"mode": "online", "of": replay.digest(folder)}
+    write_mark = {"mode": "online", "of": wandb_worker.digest(folder)}
     (folder / "wandb").mkdir()
-    write(folder / replay.MARK, json.dumps(write_mark))
-    assert replay.mirrored(folder, "online") and replay.mirrored(folder, "offline")
+    write(folder / wandb_worker.MARK, json.dumps(write_mark))
+    assert wandb_worker.mirrored(folder, "online") and wandb_worker.mirrored(folder, "offline")
     write(folder / "metrics.json", "{}")
-    assert not replay.mirrored(folder, "online")
+    assert not wandb_worker.mirrored(folder, "online")
 
 
 def test_an_unknown_mode_is_refused():
@@ -226,7 +228,7 @@ def test_an_unknown_mode_is_refused():
 def test_an_agent_of_wandb_gives_the_first_run_its_id(monkeypatch):
     monkeypatch.setenv("WANDB_SWEEP_ID", "sweep")
     monkeypatch.setenv("WANDB_RUN_ID", "from-agent")
-    assert [replay.identity("a"), replay.identity("b")] == ["from-agent", "b"]
+    assert [wandb_worker.identity("a"), wandb_worker.identity("b")] == ["from-agent", "b"]
     assert "WANDB_SWEEP_ID" not in os.environ
 
 
@@ -243,4 +245,6 @@ def test_an_agents_command_is_one_that_composes():
     given = [word for word in command if not word.startswith("$")] + words
     cfg = resolve(compose(*map(quoted, given)))
     assert cfg["prompt"]["text_share"] == 0.5 and cfg["logger"]["mode"] == "online"
-    assert sweep["metric"]["name"] in replay.flat({"picture": {"judge": {"image_audio": 0.5}}})
+    assert sweep["metric"]["name"] in wandb_worker.flat(
+        {"picture": {"judge": {"image_audio": 0.5}}}
+    )

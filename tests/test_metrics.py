@@ -7,8 +7,10 @@ import pytest
 from conftest import compose
 from PIL import Image
 
-from acgd import collect, metrics, references, runner
+from acgd import metrics, runner
 from acgd.errors import UserError
+from acgd.evaluation import references
+from acgd.runs import records as run_records
 from acgd.runs.run import expand
 
 
@@ -60,7 +62,7 @@ def test_what_a_batch_took_is_told_of_the_batch(render):
     cost = read(hiss, "status.json")["batch"]
     assert cost == read(tone, "status.json")["batch"]
     assert cost["pictures"] == 2 and cost["seconds"] > 0 and cost["peak_mb"] > 50
-    scores = collect.read(hiss.folder)[0]["scores"]
+    scores = run_records.read(hiss.folder)[0]["scores"]
     assert scores["seconds"] == pytest.approx(cost["seconds"] / 2, abs=1e-3)
     assert scores["peak_mb"] == cost["peak_mb"]
 

@@ -12,8 +12,8 @@ from test_clip import described, manifest
 from acgd.describers import muscaps as describers
 from acgd.describers.muscaps import MusCapsDescriber, cut_chunks, read_vocabulary
 from acgd.encoders.audioclip import AudioCLIPEncoder
+from acgd.encoders.zero_shot import Viewer, read_labels
 from acgd.errors import UserError
-from acgd.metrics import Viewer, read_labels
 from acgd.models.harmonic_cnn import HarmonicCNN
 from acgd.models.muscaps import EOS, OPTIONAL, SOS, MusCaps, masked_softmax
 from acgd.models.musicnn import Musicnn

@@ -18,9 +18,10 @@ from conftest import ROOT, command
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from PIL import Image
 
-from acgd import collect, report
+from acgd import report
 from acgd.errors import UserError
 from acgd.report import assets, commands, layout, pictures, sheet, sounds, tell
+from acgd.runs import records as run_records
 
 NASTY = '</script><script>window.hacked = 1</script><img src=x onerror="window.hacked = 2">'
 
@@ -264,7 +265,7 @@ def test_a_command_asks_for_the_prompt_that_was_made(value):
 
     config = {"prompt.text": value, "guidance.clip": 500}
     given = ["prompt=text", "prompt.text=something,else", "guidance.clip=500", "seed=[0,1]"]
-    record = collect.empty(None) | {"config": config, "overrides": given}
+    record = run_records.empty(None) | {"config": config, "overrides": given}
     words = shlex.split(commands.command(record))
     assert words[:2] == ["python", "run.py"]
     found = OverridesParser.create().parse_overrides(words[2:])
@@ -276,7 +277,10 @@ def test_a_command_asks_for_the_prompt_that_was_made(value):
 
 def test_one_sound_of_a_glob_is_pinned():
     given = ["prompt.path='sounds/*.wav'", "seed=3", "sampler=ddim"]
-    record = collect.empty(None) | {"config": {"prompt.path": "sounds/a b.wav"}, "overrides": given}
+    record = run_records.empty(None) | {
+        "config": {"prompt.path": "sounds/a b.wav"},
+        "overrides": given,
+    }
     assert commands.command(record) == "python run.py 'prompt.path=\"sounds/a b.wav\"' sampler=ddim"
 
 
@@ -327,7 +331,7 @@ def test_curves_keep_their_ends_and_numbers_stay_json(tmp_path):
 def test_rows_are_what_was_asked_for():
     def record(**config):
         known = {f"prompt.{key}": value for key, value in config.items()}
-        return collect.empty(None) | {"config": known, "label": "x"}
+        return run_records.empty(None) | {"config": known, "label": "x"}
 
     records = [
         record(path="a/dog.wav"),

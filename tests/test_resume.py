@@ -13,9 +13,10 @@ from conftest import compose
 from PIL import Image
 
 from acgd import claim, runner, sampling, snapshot
-from acgd.errors import UserError
-from acgd.loggers import disk
 from acgd.config import validate
+from acgd.errors import UserError
+from acgd.runs import locks
+from acgd.runs.folder import Record, os, status
 from acgd.runs.run import Run, expand, fingerprint
 from acgd.sample import Sample
 
@@ -135,28 +136,28 @@ def test_one_of_a_batch_goes_on_alone(runs, kill):
     runner.render(runs("seed=1", "sampler.steps=5"))
     assert "goes on after 4 steps" in log(made[1])
     runner.render(made)
-    assert [disk.status(run.folder) for run in made] == ["ok"] * 3
+    assert [status(run.folder) for run in made] == ["ok"] * 3
     assert "goes on after 4 steps" in log(made[0])
     assert not list(made[0].folder.parent.rglob("snapshot.pt"))
 
 
 def test_a_batch_is_ok_as_a_whole(runs, monkeypatch, tmp_path):
     made = runs("seed=[0,1,2]", "sampler.steps=2")
-    finish, said = disk.Record.finish, []
+    finish, said = Record.finish, []
 
     def once(record, **more):
         if said:
             raise Killed
         said.append(finish(record, **more))
 
-    monkeypatch.setattr(disk.Record, "finish", once)
+    monkeypatch.setattr(Record, "finish", once)
     with pytest.raises(Killed):
         runner.render(made)
     written = contents(made)
     monkeypatch.setattr(sampling, "draw", None)  # nothing is sampled again
     (made[2].folder / ".lock").touch()  # killed before it was taken away
     runner.render(made)
-    assert [disk.status(run.folder) for run in made] == ["ok"] * 3
+    assert [status(run.folder) for run in made] == ["ok"] * 3
     assert contents(made) == {name: data for name, data in written.items() if ".lock" not in name}
 
 
@@ -193,32 +194,32 @@ def test_a_full_disk_loses_nothing(runs, monkeypatch, tmp_path):
     whole = runs(*chosen, f"outputs={tmp_path / 'whole'}")
     runner.render(whole)
     made = runs(*chosen)
-    rename, room = disk.os.replace, iter(range(12))
+    rename, room = os.replace, iter(range(12))
 
     def full(*arguments):
         if next(room, None) is None:
             raise OSError(errno.ENOSPC, "No space left on device")
         rename(*arguments)
 
-    monkeypatch.setattr(disk.os, "replace", full)
+    monkeypatch.setattr(os, "replace", full)
     with pytest.raises((OSError, UserError), match=r"No space left|failed"):
         runner.render(made)
     assert not made[2].folder.exists()  # the second batch is not begun
-    monkeypatch.setattr(disk.os, "replace", rename)
+    monkeypatch.setattr(os, "replace", rename)
     runner.render(made)
     assert contents(made) == contents(whole)
 
 
 def test_what_another_process_makes_is_waited_for_and_taken_over(runs, monkeypatch, capsys):
     made = runs("seed=[0,1,2]", "batch_size=1", "sampler.steps=2")
-    other = claim.held([made[0].folder, made[1].folder])
+    other = locks.held([made[0].folder, made[1].folder])
     assert other.__enter__()
     seen = []
 
     def end(_):
         """The other process has made the first and dies over the second."""
-        seen.append([disk.status(run.folder) for run in made])
-        disk.Record(made[0]).finish()
+        seen.append([status(run.folder) for run in made])
+        Record(made[0]).finish()
         other.__exit__(None, None, None)
 
     monkeypatch.setattr(claim.time, "sleep", end)

@@ -13,8 +13,9 @@ from conftest import compose
 from PIL import Image
 
 from acgd import atomic_files, metrics, runner, sampling
+from acgd.encoders import zero_shot
 from acgd.errors import UserError
-from acgd.loggers import disk
+from acgd.runs import folder as folders
 from acgd.runs.run import Run, expand
 from acgd.types import Target
 
@@ -62,7 +63,7 @@ def test_a_finished_folder_is_whole(render):
         "previews/step_0002.png",
         "previews/step_0004.png",
     }
-    assert disk.status(run.folder) == "ok"
+    assert folders.status(run.folder) == "ok"
     rows = list(csv.DictReader((run.folder / "losses.csv").open()))
     assert [row["step"] for row in rows] == ["1", "2", "3", "4"]
     # the first step of a cosine schedule is pure noise and not guided
@@ -138,7 +139,7 @@ def test_an_interrupted_run_goes_on_to_the_same_picture(render, monkeypatch, tmp
     with pytest.raises(KeyboardInterrupt):
         render(*chosen)
     folder = tmp_path / "outputs" / "main"
-    assert [disk.status(path) for path in folder.iterdir()] == ["interrupted"] * 2
+    assert [folders.status(path) for path in folder.iterdir()] == ["interrupted"] * 2
     runs = render(*chosen)
     assert seen[3:] == [3, 4, 5]
     for run, expected in zip(runs, whole, strict=True):
@@ -151,7 +152,7 @@ def test_one_broken_sound_does_not_stop_the_others(render, sounds, tmp_path, cap
         render(f"prompt.path={sounds}")
     assert "broken" in capsys.readouterr().err
     found = {path.name.split("-")[0]: path for path in (tmp_path / "outputs/main").iterdir()}
-    assert {name: disk.status(path) for name, path in found.items()} == {
+    assert {name: folders.status(path) for name, path in found.items()} == {
         "broken": "failed",
         "hiss": "ok",
         "tone": "ok",
@@ -192,7 +193,7 @@ def test_a_mixed_prompt_without_a_judge(render):
 
 def test_the_notebooks_options_run(render):
     (run,) = render("experiment=faithful", "sampler.steps=3")
-    assert disk.status(run.folder) == "ok"
+    assert folders.status(run.folder) == "ok"
     assert "tv" in (run.folder / "losses.csv").read_text()
 
 
@@ -207,7 +208,7 @@ class Compass:
 
 
 def test_scores_by_hand():
-    view = metrics.Viewer(Compass(), ["north", "east"])
+    view = zero_shot.Viewer(Compass(), ["north", "east"])
     image = torch.tensor([0.6, 0.8])
     targets = [
         Target(torch.tensor([0.0, 1.0]), 3.0, "text", "north"),
@@ -227,7 +228,7 @@ def test_scores_by_hand():
 
 
 def test_a_share_of_a_sound_goes_to_the_labels_heard_in_it():
-    view = metrics.Viewer(Compass(), ["north", "east"])
+    view = zero_shot.Viewer(Compass(), ["north", "east"])
     wind = Target(torch.tensor([0.6, 0.8]), 2.0, "audio", "wind")
     text = Target(torch.tensor([1.0, 0.0]), 1.0, "text", "east")
     assert view.spoken([wind, text], 0.0) == [wind, text]

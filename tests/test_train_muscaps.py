@@ -10,9 +10,9 @@ import soundfile
 import torch
 from conftest import ROOT
 
-from acgd import audio
 from acgd.describers.muscaps import MusCapsDescriber
 from acgd.errors import UserError
+from acgd.media import audio
 from acgd.models.harmonic_cnn import HarmonicCNN
 from acgd.train import muscaps as training
 

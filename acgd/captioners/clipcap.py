@@ -13,8 +13,8 @@ from acgd.captioners.decoding import Decoding
 from acgd.checkpoints import load as checkpoints
 from acgd.checkpoints import registry
 from acgd.encoders.clip import CLIPEncoder
-from acgd.encoders.preprocess import normalise, resized
 from acgd.errors import UserError
+from acgd.media.images import normalise, resized
 from acgd.models.clipcap import LEGACY, TIED, ClipCap
 from acgd.types import Encoder
 

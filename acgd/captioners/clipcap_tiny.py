@@ -13,8 +13,8 @@ from acgd.captioners.clipcap import read_model, shared, square
 from acgd.captioners.decoding import Decoding
 from acgd.checkpoints import load as checkpoints
 from acgd.encoders.audioclip import AudioCLIPEncoder
-from acgd.encoders.preprocess import normalise
 from acgd.errors import UserError
+from acgd.media.images import normalise
 from acgd.models.clip import VisionTransformer
 from acgd.types import Encoder
 

@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from acgd import audio
 from acgd.errors import UserError, fraction
+from acgd.media import audio
 from acgd.types import Encoder
 
 if TYPE_CHECKING:

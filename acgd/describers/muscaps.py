@@ -17,10 +17,10 @@ import torch.nn.functional as F
 from safetensors import safe_open
 from torch import Tensor
 
-from acgd import audio
 from acgd.checkpoints import load as checkpoints
+from acgd.encoders.zero_shot import Viewer, read_labels
 from acgd.errors import UserError, fraction
-from acgd.metrics import Viewer, read_labels
+from acgd.media import audio
 from acgd.models.esresnext import ESResNeXt
 from acgd.models.muscaps import EOS, OPTIONAL, PAD, SOS, UNK, MusCaps
 from acgd.types import Encoder

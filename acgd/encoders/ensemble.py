@@ -6,9 +6,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from acgd import audio
-from acgd.encoders.preprocess import resized
 from acgd.errors import UserError
+from acgd.media.audio import resample
+from acgd.media.images import resized
 from acgd.types import Encoder, Member
 
 
@@ -81,5 +81,5 @@ class Ensemble:
         if member.encoder.sample_rate == self.sample_rate:
             return waves
         rates = self.sample_rate, member.encoder.sample_rate
-        rows = [torch.from_numpy(audio.resample(w.cpu().numpy(), *rates)) for w in waves]
+        rows = [torch.from_numpy(resample(w.cpu().numpy(), *rates)) for w in waves]
         return torch.stack(rows)

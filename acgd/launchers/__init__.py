@@ -28,7 +28,7 @@ from acgd import atomic_files
 from acgd.config.explain import explain
 from acgd.errors import UserError, say
 from acgd.jobs import FAILED
-from acgd.loggers import disk
+from acgd.runs import folder as folders
 
 HERE = Path(__file__).resolve().parents[2]
 
@@ -127,7 +127,7 @@ class Elsewhere(Launcher):
         self.write(number, {"status": "waiting", "overrides": overrides})
 
     def status(self, number: int) -> str:
-        return disk.status(self.folder / str(number))
+        return folders.status(self.folder / str(number))
 
     def write(self, number: int, content: dict) -> None:
         atomic_files.write(
@@ -139,7 +139,7 @@ class Elsewhere(Launcher):
 
         own: the overrides that are not those of every job.
         """
-        known = disk.state(self.folder / str(number))
+        known = folders.state(self.folder / str(number))
         if isinstance(value, Exception) and known.get("status") in ("waiting", "running"):
             trace = "".join(traceback.format_exception(value))
             known |= {"status": "failed", "error": explain(value), "traceback": trace}

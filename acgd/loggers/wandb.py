@@ -1,7 +1,7 @@
 """W&B as a mirror of finished run folders, one W&B run for each sample.
 
-A child process (`acgd.loggers.replay`) does it while the next batch is sampled. Whatever happens to
-it (no network, no key, a crash), the run is complete on disk and the sweep goes on with one line;
+A child process (`acgd.loggers.wandb_worker`) does it while the next batch is sampled. Whatever
+happens to it (no network, no key, a crash), the run is complete on disk and the sweep goes on with one line;
 scripts/sync_wandb.py replays what is missing later.
 """
 
@@ -14,10 +14,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from acgd.errors import UserError
-from acgd.loggers.child import Child
+from acgd.loggers.worker import Child
 
 MODES = ("offline", "online")
-MODULE = "acgd.loggers.replay"
+MODULE = "acgd.loggers.wandb_worker"
 QUIET = {"WANDB_SILENT": "true", "WANDB_CONSOLE": "off"}
 
 

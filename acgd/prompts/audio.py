@@ -6,8 +6,8 @@ import math
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from acgd import audio
 from acgd.errors import UserError
+from acgd.media import audio
 from acgd.types import Encoder, Target
 
 if TYPE_CHECKING:

@@ -6,14 +6,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from PIL import Image, UnidentifiedImageError
-
-from acgd.errors import UserError
-from acgd.prompts.text import normalised, parse_weight
-from acgd.types import Encoder, Target
-
 if TYPE_CHECKING:
     import numpy as np
+
+from acgd.errors import UserError
+from acgd.media.images import load
+from acgd.prompts.text import normalised, parse_weight
+from acgd.types import Encoder, Target
 
 
 class ImagePrompt:
@@ -42,9 +41,9 @@ class ImagePrompt:
     def __call__(self, encoder: Encoder) -> list[Target]:
         import torch
 
-        from acgd.encoders import preprocess
+        from acgd.media import images
 
-        pixels = [preprocess.pixels(load(path), encoder.image_size) for path in self.paths]
+        pixels = [images.pixels(load(path), encoder.image_size) for path in self.paths]
         embeds = encoder.image(torch.stack(pixels))  # (N, D)
         return [
             Target(embed, weight, "image", path.stem)
@@ -64,14 +63,3 @@ def path_and_weight(prompt: str) -> tuple[Path, float]:
     if not path.is_file():
         raise UserError(f"{path}: no such picture file; see prompt.image")
     return path, weight
-
-
-def load(path: Path) -> Image.Image:
-    """A picture in RGB, transparent parts white. UserError where the file is none."""
-    try:
-        with Image.open(path) as file:
-            rgba = file.convert("RGBA")
-    except (UnidentifiedImageError, OSError, Image.DecompressionBombError) as error:
-        why = "not a picture" if isinstance(error, UnidentifiedImageError) else f"{error}"
-        raise UserError(f"{path}: cannot be read as a picture ({why})") from None
-    return Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba).convert("RGB")

@@ -12,10 +12,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from acgd import collect
 from acgd.atomic_files import write
 from acgd.errors import UserError
 from acgd.report import page
+from acgd.runs import records as run_records
 
 NAME = "report.html"
 GIVE = "give the folder of a run, of a sweep, or outputs/NAME"
@@ -29,7 +29,7 @@ def build(folder: str | Path) -> Path:
     folder = Path(folder)
     if not folder.is_dir():
         raise UserError(f"{folder}: no such folder; {GIVE}")
-    records = collect.read(folder)
+    records = run_records.read(folder)
     if not records:
         raise UserError(f"{folder}: there are no runs in it; {GIVE}")
     alone = records[0]["folder"] == folder

@@ -8,9 +8,9 @@ import json
 from pathlib import Path
 from urllib.parse import quote
 
-from acgd.collect import Record
 from acgd.report import pictures
 from acgd.report.sounds import sound
+from acgd.runs.records import Record
 
 KINDS = ("thumbs", "pictures", "strips", "sounds")
 

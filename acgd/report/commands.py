@@ -9,8 +9,8 @@ from typing import Any
 
 import yaml
 
-from acgd import collect
-from acgd.collect import Record
+from acgd.runs import records as run_records
+from acgd.runs.records import Record
 
 PLAIN = re.compile(r"[\w./:@%+-]+")  # Hydra reads it without quotes
 SUBJECT = ("prompt.path", "prompt.text", "prompt.image")  # in this order
@@ -36,7 +36,7 @@ def command(record: Record) -> str:
 
 def started(folder: Path | None) -> list[str] | None:
     """The words of the command that made a run outside a sweep, None where they are not known."""
-    told = collect.parse(folder / "environment.json").get("command") if folder else None
+    told = run_records.parse(folder / "environment.json").get("command") if folder else None
     words = told[1:] if isinstance(told, list) else []
     known = bool(told) and all(isinstance(word, str) and "=" in word for word in words)
     return words if known and not any(word.startswith("-") for word in words) else None
@@ -58,7 +58,7 @@ def near(folder: Path) -> str:
 def sweep(folder: Path) -> str:
     """The line that a sweep was started with, "" where it is not known."""
     try:
-        told = yaml.load((folder / "multirun.yaml").read_text(encoding="utf-8"), collect.Loader)
+        told = yaml.load((folder / "multirun.yaml").read_text(encoding="utf-8"), run_records.Loader)
         words = [str(word) for word in told["hydra"]["overrides"]["task"]]
     except (OSError, ValueError, KeyError, TypeError, yaml.YAMLError):
         return ""

@@ -1,12 +1,13 @@
-"""acgd.compare's tables as the page shows them: a card for each measure, one set for each key."""
+"""The comparison's tables as the page shows them: a card for each measure, one set for each key."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
-from acgd import collect, compare
-from acgd.collect import Record
-from acgd.grid import Grid
+from acgd.evaluation import compare
+from acgd.evaluation.pairing import Grid
+from acgd.runs import records as run_records
+from acgd.runs.records import Record
 
 MOST = 40  # settings that are compared on the page; compare.csv has them all
 
@@ -21,7 +22,7 @@ def tables(folder: Path, records: list[Record], keys: list[str]) -> list[dict]:
         return []
     found = []
     if len(combinations(records, keys)) <= MOST:
-        told = collect.parse(folder / "compare.json") if up_to_date(folder, records) else {}
+        told = run_records.parse(folder / "compare.json") if up_to_date(folder, records) else {}
         if told.get("by") != keys:
             told = compare.write(folder, records)
         found.append(shown(keys, told["measures"], told["table"], told["pairs"]))
@@ -34,7 +35,7 @@ def tables(folder: Path, records: list[Record], keys: list[str]) -> list[dict]:
 
 
 def combinations(records: list[Record], keys: list[str]) -> set[tuple]:
-    return set(zip(*(collect.values(records, key) for key in keys), strict=True))
+    return set(zip(*(run_records.values(records, key) for key in keys), strict=True))
 
 
 def up_to_date(folder: Path, records: list[Record]) -> bool:

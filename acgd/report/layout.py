@@ -10,8 +10,8 @@ import re
 from pathlib import Path
 from typing import Any
 
-from acgd import collect
-from acgd.collect import Record
+from acgd.runs import records as run_records
+from acgd.runs.records import Record
 
 SUBJECT = ("prompt.path", "prompt.text", "prompt.image")
 
@@ -46,7 +46,7 @@ def slug(label: str) -> str:
 
 def subject(record: Record) -> list[Any]:
     """What the picture is of: [path, text, image], None for what the prompt does not have."""
-    chosen = {key: re.sub(r"\\(.)", r"\1", one) for key, one in collect.chosen(record).items()}
+    chosen = {key: re.sub(r"\\(.)", r"\1", one) for key, one in run_records.chosen(record).items()}
     known = record["config"] or chosen
     return [known.get(key) for key in SUBJECT]
 
@@ -79,5 +79,5 @@ def many(value: Any) -> list[str]:
 
 def settings(records: list[Record], keys: list[str]) -> list[list[str]]:
     """For each record the values of the varied keys, as short texts; "" where one is unknown."""
-    columns = [collect.values(records, key) for key in keys]
+    columns = [run_records.values(records, key) for key in keys]
     return [[column[i] or "" for column in columns] for i in range(len(records))]

@@ -13,10 +13,10 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from acgd import collect
 from acgd.atomic_files import write
-from acgd.collect import Record
 from acgd.report import assets, commands, layout, sheet, tell
+from acgd.runs import records as run_records
+from acgd.runs.records import Record
 
 HERE = Path(__file__).parent / "page"
 STYLE = ("page.css", "detail.css", "compare.css")
@@ -53,7 +53,7 @@ def of_many(folder: Path, records: list[Record]) -> str:
     home.mkdir(exist_ok=True)
     rows, where = layout.rows(records)
     looks = made(home, records, rows, where)
-    keys, scores, common = collect.varied(records), tell.scores(records), tell.common(records)
+    keys, scores, common = run_records.varied(records), tell.scores(records), tell.common(records)
     told = zip(records, where, layout.settings(records, keys), looks, strict=True)
     samples = [tell.sample(record, *place, scores) | look for record, *place, look in told]
     write_details(home, records, looks, common)

@@ -10,7 +10,7 @@ from pathlib import Path
 from PIL import Image, ImageDraw, ImageFont
 
 from acgd import atomic_files
-from acgd.grid import in_order
+from acgd.evaluation.pairing import in_order
 from acgd.report.pictures import UNREADABLE
 
 LARGEST = 4000  # pixels of a side

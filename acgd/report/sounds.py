@@ -35,7 +35,7 @@ def sound(path: str, offset: float, duration: float, target: Path, others: list[
     others are copies made before, without their suffixes, that will do: a hundred runs of one
     sound then share one file. Without them a sound that is gone or torn has no copy.
     """
-    from acgd import audio
+    from acgd.media import audio
 
     key = (path, offset, duration)
     others = [*others, made[key]] if key in made else others

@@ -7,9 +7,9 @@ import math
 import re
 from pathlib import Path
 
-from acgd import collect
-from acgd.collect import Record
 from acgd.report import commands
+from acgd.runs import records as run_records
+from acgd.runs.records import Record
 
 POINTS = 120  # of a loss curve at most
 FIRST = ("judge.similarity", "judge.image_audio", "judge.rank", "caption_agreement")
@@ -80,7 +80,7 @@ def detail(record: Record, common: dict, frames: list[dict]) -> dict:
 
 def made(folder: Path | None) -> str:
     """What a run was made with: versions, device and commit, as far as it was written down."""
-    told = collect.parse(folder / "environment.json") if folder else {}
+    told = run_records.parse(folder / "environment.json") if folder else {}
     packages = told.get("packages")
     packages = packages if isinstance(packages, dict) else {}
     parts = [f"{name} {packages[name]}" for name in ("acgd", "torch") if packages.get(name)]

@@ -105,7 +105,7 @@ def sounds(prompt: dict) -> list[str | None]:
     """The sound files of a prompt, [None] for a prompt without sound."""
     if "path" not in prompt:
         return [None]
-    from acgd import audio
+    from acgd.media import audio
 
     return audio.find(prompt["path"])
 
@@ -164,7 +164,7 @@ def existing_file(value: str) -> Path | None:
 
     A bare word ("cosine") is never taken for a file that happens to be called so.
     """
-    from acgd import audio
+    from acgd.media import audio
 
     if not re.search(r"[./:\\]", value):
         return None

@@ -215,14 +215,14 @@ def held_out(captioner: TinyClipCap, data: Path) -> tuple[list[str], list[str]]:
 
 def generated(captioner: TinyClipCap, folder: Path) -> tuple[list[str], list[str]]:
     """Captions and concepts of the pictures of finished runs below a folder."""
-    from acgd.prompts import image
+    from acgd.media import images
 
     captions, concepts = [], []
     for path in sorted(folder.rglob("metrics.json")):
         scores = json.loads(path.read_text(encoding="utf-8"))
         picture = path.parent / "images" / f"seed{scores.get('seed')}.png"
         if scores.get("concept") and picture.is_file():
-            pixels = np.asarray(image.load(str(picture)).convert("RGB"))
+            pixels = np.asarray(images.load(str(picture)).convert("RGB"))
             x = torch.from_numpy(pixels.copy()).permute(2, 0, 1)[None].float() / 255
             captions += captioner(x)
             concepts.append(scores["concept"])

@@ -17,10 +17,9 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from acgd.models.audioclip import AudioCLIP
+from acgd.paths import WEIGHTS
 from acgd.train.diffusion import ARCHITECTURE as UNET
 from acgd.train.encoder import ARCHITECTURES, load_towers
-
-WEIGHTS = Path(__file__).resolve().parents[1] / "weights"
 
 
 def halve(tensors: dict[str, Tensor]) -> dict[str, Tensor]:

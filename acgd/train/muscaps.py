@@ -22,10 +22,11 @@ import torch.nn.functional as F
 from torch import Tensor
 from tqdm import tqdm
 
-from acgd import atomic_files, audio
+from acgd import atomic_files
 from acgd.checkpoints import load as checkpoints
 from acgd.describers.muscaps import CHUNKS, cut_chunks, read_vocabulary
 from acgd.errors import UserError
+from acgd.media import audio
 from acgd.models.muscaps import EOS, OPTIONAL, PAD, SOS, UNK, Memory, MusCaps
 from acgd.train.state import save
 

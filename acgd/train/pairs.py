@@ -11,9 +11,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from acgd.models.tokenizer import tokenizer
+from acgd.paths import CONCEPTS
 
 TEMPLATES = ("{}", "{}", "{}", "a picture of {}", "an emoji of {}", "the sound of {}", "{} sound")
-CONCEPTS = Path(__file__).with_name("concepts.csv")
 
 
 def concept_prompts() -> dict[str, list[str]]:

@@ -20,10 +20,10 @@ from zlib import crc32
 import numpy as np
 from PIL import Image
 
+from acgd.paths import CONCEPTS
 from acgd.train import sources
 
 SIZE = 64
-CONCEPTS = Path(__file__).with_name("concepts.csv")
 TONES = {"1f3fb", "1f3fc", "1f3fd", "1f3fe", "1f3ff"}
 BITMAPS = {"noto": "img/google/64/", "twemoji": "img/twitter/64/", "fluent3d": "assets/"}
 VECTORS = ("fluentflat", "notov1", "emojione", "fxemoji")

@@ -12,7 +12,7 @@ import soundfile
 import torch
 import torch.nn.functional as F
 
-from acgd import audio
+from acgd.media import audio
 from acgd.models.audioclip import AudioCLIP, query_strings
 from acgd.models.esresnext import ESResNeXt, LinearFBSP, to_unit_range
 from acgd.models.tokenizer import tokenizer

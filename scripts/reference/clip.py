@@ -11,8 +11,8 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 
-from acgd.encoders import preprocess
 from acgd.errors import UserError
+from acgd.media.images import normalise, pixels
 from acgd.models.clip import CLIP
 from acgd.models.tokenizer import VOCABULARY, tokenizer
 from reference import fill, inputs
@@ -78,7 +78,7 @@ def preprocessed(meta: dict, arrays: dict) -> Iterator[tuple[str, object]]:
         kind, *rest = name.split(".")
         if kind == "synthetic":
             image = synthetic(*rest)
-            yield name, preprocess.normalise(preprocess.pixels(image, meta["n"]))
+            yield name, normalise(pixels(image, meta["n"]))
     photos = meta.get("photos", {})
     size = int(re.search(r"\bn = (\d+)", photos.get("of", "n = 224"))[1])
     for photo, facts in photos.items():
@@ -90,7 +90,7 @@ def preprocessed(meta: dict, arrays: dict) -> Iterator[tuple[str, object]]:
             yield from ((name, needs(photo, facts["sha256"])) for name in names)
             continue
         with Image.open(path) as image:
-            x = preprocess.normalise(preprocess.pixels(image, size)).flatten()
+            x = normalise(pixels(image, size)).flatten()
         count = len(arrays[f"photo.{photo}.sample"])
         yield f"photo.{photo}.sample", x[:: x.numel() // count][:count]
         yield f"photo.{photo}.stats", statistics(x)

@@ -20,8 +20,8 @@ from acgd.diffusion.samplers.ddim import DDIM
 from acgd.diffusion.samplers.ddpm import DDPM
 from acgd.diffusion.samplers.guided import guided
 from acgd.diffusion.samplers.plms import PLMS
-from acgd.encoders.preprocess import normalise
 from acgd.errors import UserError
+from acgd.media.images import normalise
 from acgd.models.clip import CLIP
 from acgd.models.tokenizer import tokenizer
 from acgd.models.unet import UNet

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 import numpy as np
 import torch
 
-from acgd import audio
+from acgd.media import audio
 from acgd.models.harmonic_cnn import HarmonicCNN, decibels
 from acgd.models.muscaps import EOS, MusCaps, masked_softmax
 from acgd.models.musicnn import Musicnn

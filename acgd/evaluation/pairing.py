@@ -14,10 +14,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from acgd import collect, measures
-from acgd.collect import OWN, Record
 from acgd.errors import UserError
-from acgd.measures import MEASURES
+from acgd.evaluation.metrics import MEASURES, embeddings, measure, retrieval, spread
+from acgd.runs import records as run_records
+from acgd.runs.records import OWN, Record
 
 Setting = tuple[str, ...]
 
@@ -48,7 +48,7 @@ class Grid:
     def values(self, metric: str) -> dict[Setting, dict[tuple, float]]:
         """Each setting's values by unit; the mean of those that share one."""
         found: dict = {setting: defaultdict(list) for setting in self.settings}
-        value = measures.measure(metric).value
+        value = measure(metric).value
         for sample in self.samples:
             if (number := value(sample.scores)) is not None:
                 found[sample.setting][sample.unit].append(number)
@@ -63,7 +63,7 @@ class Grid:
         The similarity to a sample's own prompts is left out where that to the sound is there,
         which stays the same thing when settings change the prompts.
         """
-        known = {name: measures.measure(name) for name in asked or MEASURES}
+        known = {name: measure(name) for name in asked or MEASURES}
         scores = [sample.scores for sample in self.samples]
         there = [n for n, m in known.items() if any(m.value(s) is not None for s in scores)]
         if not asked and {"image_audio", "similarity"} <= set(there):
@@ -78,17 +78,17 @@ class Grid:
 
 def arrange(records: list[Record], by: Sequence[str] | None = None) -> Grid:
     """Records by setting; by: dotted keys or groups, those that vary unless given."""
-    varied = collect.varied(records)
+    varied = run_records.varied(records)
     by = varied if by is None else list(dict.fromkeys(by))
-    rows = {key: collect.values(records, key) for key in dict.fromkeys([*by, *varied, *OWN])}
+    rows = {key: run_records.values(records, key) for key in dict.fromkeys([*by, *varied, *OWN])}
     for key in by:
         if records and all(value is None for value in rows[key]):
             keys = dict.fromkeys(key for record in records for key in record["config"])
             raise UserError(f"no sample here has the key {key}{near(key, list(keys))}")
     shared = [key for key in rows if key not in by]
     apart = [key for key in shared if key != "seed"]
-    samples, embeds = [], measures.embeddings(records)
-    found, seeds = measures.retrieval(records, embeds), defaultdict(list)
+    samples, embeds = [], embeddings(records)
+    found, seeds = retrieval(records, embeds), defaultdict(list)
     for i, record in enumerate(records):
         setting = tuple(rows[key][i] or "-" for key in by)
         unit = tuple(rows[key][i] for key in shared)
@@ -99,7 +99,7 @@ def arrange(records: list[Record], by: Sequence[str] | None = None) -> Grid:
             seeds[setting, tuple(rows[key][i] for key in apart)].append(embeds[i]["image"])
     settings = in_order(list(dict.fromkeys(sample.setting for sample in samples)))
     for (setting, unit), rows_of_seeds in seeds.items() if "seed" not in by else ():
-        if (distance := measures.spread(rows_of_seeds)) is not None:
+        if (distance := spread(rows_of_seeds)) is not None:
             samples.append(Sample(setting, unit, "", {"diversity": distance}))
     return Grid(by, settings, samples)
 

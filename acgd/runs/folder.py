@@ -41,6 +41,7 @@ if TYPE_CHECKING:
 
 
 CAPTIONS = "captions.csv"
+EMBEDDINGS = "embeddings.json"  # the judge's, of picture and sound
 SNAPSHOT = "snapshot.pt"
 
 

@@ -1,12 +1,16 @@
-"""CLIP's preparation of pictures."""
+"""Pictures from files, and CLIP's preparation of them."""
 
 from __future__ import annotations
+
+from pathlib import Path
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 from torch import Tensor
+
+from acgd.errors import UserError
 
 MEAN = (0.48145466, 0.4578275, 0.40821073)
 STD = (0.26862954, 0.26130258, 0.27577711)
@@ -42,3 +46,14 @@ def normalise(images: Tensor) -> Tensor:
     """(N, 3, S, S) in [0, 1] -> minus CLIP's mean, over its deviation, by channel."""
     mean, std = (images.new_tensor(values).view(3, 1, 1) for values in (MEAN, STD))
     return (images - mean) / std
+
+
+def load(path: Path) -> Image.Image:
+    """A picture in RGB, transparent parts white. UserError where the file is none."""
+    try:
+        with Image.open(path) as file:
+            rgba = file.convert("RGBA")
+    except (UnidentifiedImageError, OSError, Image.DecompressionBombError) as error:
+        why = "not a picture" if isinstance(error, UnidentifiedImageError) else f"{error}"
+        raise UserError(f"{path}: cannot be read as a picture ({why})") from None
+    return Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba).convert("RGB")

@@ -15,9 +15,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from acgd.collect import Record, parse, text
-
-EMBEDDINGS = "embeddings.json"  # the judge's, of picture and sound; written by acgd.results
+from acgd.runs.folder import EMBEDDINGS
+from acgd.runs.records import Record, parse, text
 
 
 class Measure(NamedTuple):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from acgd.compare import Row
+from acgd.evaluation.compare import Row
 
 LABEL = (
     36  # letters of a setting's name, two of HALF in a difference; longer ones lose their middle

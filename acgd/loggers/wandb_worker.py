@@ -20,7 +20,7 @@ from omegaconf import OmegaConf
 
 from acgd.atomic_files import write
 from acgd.errors import one_line
-from acgd.loggers.disk import CAPTIONS
+from acgd.runs.folder import CAPTIONS
 
 MARK = "wandb/mirrored.json"
 _unsent = ""  # why online runs are recorded offline from now on

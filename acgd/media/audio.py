@@ -17,9 +17,9 @@ import numpy as np
 import soundfile
 
 from acgd.errors import UserError
+from acgd.paths import DEMO
 
 SUFFIXES = (".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".aif", ".aiff", ".au")
-DEMO = Path(__file__).parent / "demo"
 SHORTEST = 0.05  # seconds; one analysis frame of the audio head lasts 0.0375 s at 44.1 kHz
 SILENCE = 1e-4  # peak; -80 dB, three steps of 16-bit samples
 UNKNOWN = 2**62  # libsndfile's frame count for a FLAC stream that never learnt its length

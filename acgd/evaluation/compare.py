@@ -21,11 +21,12 @@ from typing import Any
 
 import numpy as np
 
-from acgd import atomic_files, measures
-from acgd.collect import Record
+from acgd import atomic_files
 from acgd.errors import UserError
-from acgd.grid import Grid, Setting, arrange, near
-from acgd.intervals import holm, interval, paired_p
+from acgd.evaluation.metrics import measure
+from acgd.evaluation.pairing import Grid, Setting, arrange, near
+from acgd.evaluation.statistics import holm, interval, paired_p
+from acgd.runs.records import Record
 
 Row = dict[str, Any]
 
@@ -49,7 +50,7 @@ def tabulate(grid: Grid, asked: Sequence[str] | None) -> list[Row]:
         if sample.status:
             counts[sample.setting].append(sample.status != "ok")
     for metric in grid.metrics(asked):
-        known = measures.measure(metric)
+        known = measure(metric)
         chances = defaultdict(list)
         for sample in grid.samples:
             if (chance := known.chance(sample.scores)) is not None:
@@ -98,7 +99,7 @@ def pairs(
 def contrast(grid: Grid, asked: Sequence[str] | None, against: str | None) -> list[Row]:
     rows, twosomes = [], couples(grid, against)
     for metric in grid.metrics(asked) if twosomes else []:
-        values, own, each = grid.values(metric), [], measures.measure(metric).each
+        values, own, each = grid.values(metric), [], measure(metric).each
         for a, b in twosomes:
             shared = [unit for unit in values[a] if unit in values[b]]
             differences = [values[b][unit] - values[a][unit] for unit in shared]
@@ -106,7 +107,7 @@ def contrast(grid: Grid, asked: Sequence[str] | None, against: str | None) -> li
             own.append(
                 {
                     "metric": metric,
-                    "better": measures.measure(metric).better,
+                    "better": measure(metric).better,
                     "a": grid.label(a),
                     "b": grid.label(b),
                     "difference": mean(differences),
@@ -155,7 +156,7 @@ def write(
         "by": grid.by,
         "settings": [grid.label(setting) for setting in grid.settings],
         "samples": {status: statuses.count(status) for status in dict.fromkeys(statuses)},
-        "measures": {name: measures.measure(name).title for name in used},
+        "measures": {name: measure(name).title for name in used},
         "table": rows,
         "pairs": twos,
     }

@@ -1,0 +1,1 @@
+"""What finished runs say about settings: metrics, pairs, intervals, tables."""
