@@ -24,9 +24,9 @@ from omegaconf import DictConfig
 
 from acgd.config.explain import explain
 from acgd.errors import UserError, say
-from acgd.jobs import FAILED, STOPPED, Job, summary
 from acgd.paths import CONF
 from acgd.runs.run import expand
+from acgd.sweep.jobs import FAILED, STOPPED, Job, summary
 
 
 class Sweep(Callback):
@@ -101,10 +101,10 @@ def quoted(argument: str) -> str:
 def start() -> None:
     """Let Hydra compose and run; raises what went wrong, a lone job's failure included."""
     plugins = Plugins.instance()  # Hydra imports its own once more for that
-    from acgd import sweep
-    from acgd.launchers import known
+    from acgd.sweep import plugin
+    from acgd.sweep.launchers import registry
 
-    plugins.class_name_to_class |= sweep.REPLACED | known.REPLACED
+    plugins.class_name_to_class |= plugin.REPLACED | registry.REPLACED
     hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")(job)()
     if failures:
         raise failures[0]
@@ -118,7 +118,7 @@ def job(cfg: DictConfig) -> float | None:
 
     In a sweep its failure is written down, and the others go on.
     """
-    from acgd import runner
+    from acgd.pipeline import runner
 
     hydra_config = HydraConfig.get()
     if hydra_config.mode != RunMode.MULTIRUN:
@@ -151,7 +151,7 @@ def end_sweep(code: int) -> int:
         return 0
     code = max(code, summary(Sweep.folder))
     if Sweep.page and code < 130:
-        from acgd import pages
+        from acgd.report import hooks
 
-        pages.of_sweep(Sweep.folder)
+        hooks.of_sweep(Sweep.folder)
     return code

@@ -124,7 +124,7 @@ def time_steps(what: str, overrides: list[str], batch: int, steps: int) -> Figur
     """Seconds of a step and picture; the first step of the run does not count."""
     import torch
 
-    from acgd.meter import Meter
+    from acgd.pipeline.meter import Meter
 
     studio, run = prepare(overrides, batch)
     layout = torch.contiguous_format if what == "not channels_last" else torch.channels_last
@@ -159,8 +159,8 @@ def prepare(overrides: list[str], batch: int) -> tuple[Any, Iterator]:
     from acgd.cli import CONF
     from acgd.config.instantiate import build
     from acgd.diffusion.noise import Noise
+    from acgd.pipeline.models import Studio
     from acgd.runs.run import resolve
-    from acgd.studio import Studio
     from acgd.types import Target
 
     with hydra.initialize_config_dir(str(CONF), version_base="1.3"):

@@ -89,10 +89,10 @@ def run(overrides: list[str], batch: int, steps: int) -> dict:
     import torch
     from benchmark import prepare
 
-    from acgd import needs
+    from acgd.pipeline import memory
 
     start = time.perf_counter()
-    estimate = stand_in(needs)
+    estimate = stand_in(memory)
     studio, samples = prepare(overrides, batch)
     studio.make_room()
     drawn, cuda = time.perf_counter() - start, studio.device.startswith("cuda")

@@ -27,13 +27,13 @@ from PIL import Image
 from torch import Tensor
 from tqdm import tqdm
 
-from acgd import sampling
 from acgd.cli import CONF
 from acgd.config.instantiate import build
 from acgd.diffusion.guidance.guidance import Guidance
 from acgd.diffusion.noise import Noise
+from acgd.pipeline import sampling
+from acgd.pipeline.models import Studio
 from acgd.runs.run import resolve
-from acgd.studio import Studio
 from acgd.train import picture_sentences
 from acgd.train.sound_views import SAMPLE_RATE, Sounds
 from acgd.types import Target

@@ -69,18 +69,18 @@ def describe(folder: Path, names: list[str], overrides: list[str]) -> dict[str, 
     import hydra
     from tqdm import tqdm
 
-    from acgd import studio
     from acgd.cli import CONF
     from acgd.config.instantiate import build
     from acgd.media import audio
+    from acgd.pipeline import device, models
     from acgd.runs.run import resolve
 
     with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
         cfg = resolve(hydra.compose("config", overrides))
-    where = {"device": studio.pick_device(cfg["device"])}
-    where["precision"] = studio.pick_precision(cfg["precision"], where["device"])
+    where = {"device": device.pick_device(cfg["device"])}
+    where["precision"] = device.pick_precision(cfg["precision"], where["device"])
     encoder = build(cfg["encoder"], **where)
-    describer = studio.make(cfg["describer"], encoder=encoder, **where)
+    describer = models.make(cfg["describer"], encoder=encoder, **where)
     said = {}
     for name in tqdm(names):
         wave = audio.load(folder / name, encoder.sample_rate, duration=3600)

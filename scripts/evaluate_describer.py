@@ -18,9 +18,10 @@ from pathlib import Path
 import hydra
 from tqdm import tqdm
 
-from acgd import studio
 from acgd.cli import CONF
 from acgd.config.instantiate import build
+from acgd.pipeline import models
+from acgd.pipeline.device import pick_device, pick_precision
 from acgd.runs.run import resolve
 from acgd.train.pairs import concept_prompts
 from acgd.train.sound_sentences import concepts_named, grammars
@@ -49,10 +50,10 @@ def main() -> None:
     overrides = ["describer=muscaps_tiny", *args.overrides]
     with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
         cfg = resolve(hydra.compose("config", overrides))
-    device = studio.pick_device(cfg["device"])
-    precision = studio.pick_precision(cfg["precision"], device)
+    device = pick_device(cfg["device"])
+    precision = pick_precision(cfg["precision"], device)
     encoder = build(cfg["encoder"], device=device, precision=precision)
-    describer = studio.make(cfg["describer"], encoder=encoder, device=device, precision=precision)
+    describer = models.make(cfg["describer"], encoder=encoder, device=device, precision=precision)
     sounds, known = Sounds(args.data, list(concept_prompts())), grammars()
     right: dict[str, list[float]] = defaultdict(list)
     by_concept = {}

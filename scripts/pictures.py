@@ -12,8 +12,8 @@ from pathlib import Path
 import hydra
 from PIL import Image, ImageDraw, ImageFont
 
-from acgd import runner
 from acgd.cli import CONF
+from acgd.pipeline import runner
 from acgd.runs.run import expand
 
 HERE = Path(__file__).resolve().parent / "pictures"

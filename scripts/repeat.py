@@ -100,7 +100,7 @@ def ask(batch: list[Path], run: Path, out: Path, then: dict) -> Path | None:
 
 def make(folders: list[Path], out: Path) -> int:
     """Make these runs together, as their configs say but in `out`; prints their new folders."""
-    from acgd import runner
+    from acgd.pipeline import runner
 
     aside = {"outputs": str(out), "name": "again", "force": True, "report": False}
     aside |= {"batch_size": len(folders), "logger": {"_target_": "acgd.loggers.none.NoLogger"}}

@@ -35,9 +35,10 @@ from omegaconf import OmegaConf
 from PIL import Image
 from repeat import results
 
-from acgd import atomic_files, cli, snapshot
+from acgd import atomic_files, cli
 from acgd.errors import one_line
 from acgd.paths import CONF, HERE
+from acgd.pipeline import snapshot
 from acgd.runs import environment
 from acgd.runs import folder as folders
 from acgd.runs.run import resolve
@@ -265,8 +266,8 @@ def warm(arguments: list[str]) -> None:
     plain = [one.split(",")[0] for one in arguments if one != "-m"]
     with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
         cfg = hydra.compose("config", plain)
-    from acgd import captions, results, sampling  # noqa: F401
-    from acgd.studio import Studio
+    from acgd.pipeline import captioning, sampling, scoring  # noqa: F401
+    from acgd.pipeline.models import Studio
 
     studio = Studio(resolve(cfg))
     for view in filter(None, (studio.by_encoder, studio.by_judge)):

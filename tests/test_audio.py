@@ -213,6 +213,6 @@ def test_demo_sounds_can_be_heard():
 
 def test_neither_torch_nor_librosa_is_needed(tmp_path):
     path = write(tmp_path / "a.wav", tone())
-    code = f"import sys; from acgd import audio; audio.load({str(path)!r}, 44100)"
+    code = f"import sys; from acgd.media import audio; audio.load({str(path)!r}, 44100)"
     code += "; assert not {'torch', 'librosa'} & set(sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True)

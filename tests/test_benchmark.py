@@ -10,10 +10,10 @@ import benchmark_full
 import pytest
 from conftest import ENCODER, ROOT
 
-from acgd import needs, studio
 from acgd.checkpoints import load as checkpoints
 from acgd.models.audioclip import AudioCLIP
 from acgd.models.clip import CLIP
+from acgd.pipeline import memory, models
 
 
 def test_a_process_is_measured_with_its_memory():
@@ -34,7 +34,7 @@ def test_a_process_that_fails_ends_the_benchmark_with_its_words():
 
 
 def test_every_case_of_the_steps_has_a_line(tiny, capsys, monkeypatch):
-    monkeypatch.setattr(studio, "_built", {})  # models of other layouts have other last bits
+    monkeypatch.setattr(models, "_built", {})  # models of other layouts have other last bits
     benchmark.main(["--only", "steps", "--steps", "1", "--rounds", "1", *tiny])
     lines = capsys.readouterr().out.split("\n")
     for case in benchmark.STEPS:
@@ -84,11 +84,11 @@ def test_the_full_configuration_runs_without_files(monkeypatch, precision):
     """On small shapes; what the stand-ins replace is put back afterwards."""
     for module, names in (
         (checkpoints, ("locate", "load_into", "read_config", "load_state")),
-        (needs, ("check",)),
+        (memory, ("check",)),
     ):
         for name in names:
             monkeypatch.setattr(module, name, getattr(module, name))
-    monkeypatch.setattr(studio, "_built", {})
+    monkeypatch.setattr(models, "_built", {})
     clip = {key: value for key, value in ENCODER.items() if key not in SMALL["encoder"]}
     del clip["sample_rate"]
     monkeypatch.setattr(

@@ -17,7 +17,6 @@ from PIL import Image
 from safetensors.torch import save_file
 from test_clip import VIT
 
-from acgd import runner
 from acgd.captioners import clipcap_tiny
 from acgd.captioners.clipcap import ClipCapCaptioner, square
 from acgd.captioners.clipcap_tiny import TinyClipCap, looks
@@ -28,6 +27,7 @@ from acgd.models.audioclip import AudioCLIP
 from acgd.models.clip import CLIP
 from acgd.models.clipcap import ClipCap
 from acgd.paths import WEIGHTS
+from acgd.pipeline import runner
 from acgd.runs.run import Run, expand
 from acgd.train import clipcap_tiny as training
 from acgd.train import picture_sentences

@@ -224,7 +224,7 @@ def test_missing_weights_name_the_command_or_what_a_person_does(tmp_path, monkey
 MEASURE = """
 import sys, threading, time, torch
 from torch import nn
-from acgd import checkpoints
+from acgd.checkpoints import load as checkpoints
 
 def anonymous():
     return int(open("/proc/self/status").read().split("RssAnon:")[1].split()[0]) / 1024

@@ -9,8 +9,8 @@ from conftest import ROOT, compose
 
 from acgd.config.instantiate import build
 from acgd.errors import UserError
+from acgd.pipeline.models import make
 from acgd.runs.run import expand, fingerprint, resolve, signature
-from acgd.studio import make
 
 YAMLS = sorted(path.relative_to(ROOT / "conf") for path in (ROOT / "conf").glob("*/**/*.yaml"))
 

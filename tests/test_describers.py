@@ -15,8 +15,8 @@ from acgd.describers.none import NoWords
 from acgd.describers.several import Several, told
 from acgd.errors import UserError
 from acgd.paths import CONCEPTS
+from acgd.pipeline.runner import render
 from acgd.prompts.text import join
-from acgd.runner import render
 from acgd.runs.run import expand
 from acgd.types import Target
 

@@ -246,7 +246,7 @@ PROGRAM = """
 import sys
 from pathlib import Path
 sys.path.insert(0, {tests!r})
-from acgd import download
+from acgd.checkpoints import download
 from acgd.checkpoints.registry import Published
 row = Published("a.pt", "", "", {size}, {size}, {sha!r}, (), None)
 try:

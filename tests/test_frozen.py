@@ -9,7 +9,7 @@ from test_clip import RESNET
 from acgd.models import frozen
 from acgd.models.clip import CLIP
 from acgd.models.unet import GroupNorm32, UNet
-from acgd.needs import kept_bytes
+from acgd.pipeline.memory import kept_bytes
 
 CONVOLUTIONS = {
     "3x3": {"kernel_size": 3, "padding": 1},

@@ -22,8 +22,9 @@ from conftest import ROOT, command
 from omegaconf import OmegaConf
 
 from acgd.config.explain import explain
-from acgd.launchers import Elsewhere, Lost, ray, submitit
 from acgd.runs import folder as folders
+from acgd.sweep.launchers import ray, submitit
+from acgd.sweep.launchers.base import Elsewhere, Lost
 
 clusters = pytest.mark.skipif("ACGD_CLUSTERS" not in os.environ, reason="ACGD_CLUSTERS=1 asks")
 PATH = os.environ["PATH"] + ":/usr/sbin:/sbin"

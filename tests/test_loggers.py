@@ -19,12 +19,12 @@ import yaml
 from conftest import ROOT, compose
 from PIL import Image
 
-from acgd import runner
 from acgd.atomic_files import write
 from acgd.cli import quoted
 from acgd.config.instantiate import build
 from acgd.errors import UserError
 from acgd.loggers import wandb, wandb_worker
+from acgd.pipeline import runner
 from acgd.runs.run import expand, resolve
 
 

@@ -7,9 +7,9 @@ import pytest
 from conftest import compose
 from PIL import Image
 
-from acgd import metrics, runner
 from acgd.errors import UserError
 from acgd.evaluation import references
+from acgd.pipeline import runner, scoring
 from acgd.runs import records as run_records
 from acgd.runs.run import expand
 
@@ -70,11 +70,11 @@ def test_what_a_batch_took_is_told_of_the_batch(render):
 def test_a_gain_needs_a_twin_and_a_judge():
     picture, twin = {"image_audio": 0.3, "similarity": 0.5}, {"image_audio": 0.1, "similarity": 0.2}
     both = {"picture": {"judge": picture}, "twin": {"judge": twin}}
-    assert metrics.gain(both) == {"gain": 0.2}
+    assert scoring.gain(both) == {"gain": 0.2}
     words = {of: {"judge": {"similarity": both[of]["judge"]["similarity"]}} for of in both}
-    assert metrics.gain(words) == {"gain": 0.3}
-    assert metrics.gain({"picture": {"judge": picture}}) == {}
-    assert metrics.gain({"picture": {"encoder": picture}, "twin": {"encoder": twin}}) == {}
+    assert scoring.gain(words) == {"gain": 0.3}
+    assert scoring.gain({"picture": {"judge": picture}}) == {}
+    assert scoring.gain({"picture": {"encoder": picture}, "twin": {"encoder": twin}}) == {}
 
 
 @pytest.fixture

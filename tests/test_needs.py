@@ -6,15 +6,15 @@ import pytest
 import torch
 from conftest import compose
 
-from acgd import needs, studio
 from acgd.errors import UserError
+from acgd.pipeline import memory, models
 from acgd.runs.run import resolve
 
 
 @pytest.fixture
 def cfg(tiny, monkeypatch):
     """A guided run of the small models, taken for large ones."""
-    monkeypatch.setattr(needs, "LARGE", 0)
+    monkeypatch.setattr(memory, "LARGE", 0)
     settings = ["guidance.through_unet=true", "guidance.num_cutouts=8", "batch_size=4"]
     return resolve(compose(*tiny, *settings))
 
@@ -22,57 +22,57 @@ def cfg(tiny, monkeypatch):
 def test_kept_bytes_are_those_that_autograd_keeps():
     layer = torch.nn.Sequential(torch.nn.Conv2d(3, 8, 3, padding=1), torch.nn.SiLU())
     layer.requires_grad_(False)
-    real = needs.kept_bytes(layer, layer, torch.rand(1, 3, 16, 16))
-    counted = needs.kept_bytes(layer.to("meta"), layer, torch.empty(1, 3, 16, 16, device="meta"))
+    real = memory.kept_bytes(layer, layer, torch.rand(1, 3, 16, 16))
+    counted = memory.kept_bytes(layer.to("meta"), layer, torch.empty(1, 3, 16, 16, device="meta"))
     assert counted == real == (3 + 8) * 16 * 16 * 4  # both inputs; weights are not counted again
 
 
 def test_options_that_save_memory_need_less(cfg):
-    need = lambda **own: needs.memory(  # noqa: E731
+    need = lambda **own: memory.memory(  # noqa: E731
         {**cfg, "guidance": cfg["guidance"] | own}, "cpu", "float32"
     )
     assert need() > need(cutout_chunk=1) > need(cutout_chunk=1, through_unet=False) > 0
-    assert need() > needs.memory({**cfg, "batch_size": 1}, "cpu", "float32")
-    assert need() > needs.memory(cfg, "cuda", "float32")
+    assert need() > memory.memory({**cfg, "batch_size": 1}, "cpu", "float32")
+    assert need() > memory.memory(cfg, "cuda", "float32")
 
 
 def test_a_run_that_fits_is_told_in_one_line(cfg, capsys, monkeypatch):
-    monkeypatch.setattr(needs, "free_memory", lambda device: 1e12)
-    needs.check(cfg, "cpu", "float32")
+    monkeypatch.setattr(memory, "free_memory", lambda device: 1e12)
+    memory.check(cfg, "cpu", "float32")
     said = capsys.readouterr().err
     assert said.count("\n") == 1 and "1000.0 GB are free" in said
 
 
 def test_a_run_that_cannot_fit_names_what_would(cfg, monkeypatch):
-    smaller = needs.memory({**cfg, "batch_size": 1}, "cpu", "float32")
-    monkeypatch.setattr(needs, "free_memory", lambda device: smaller)
+    smaller = memory.memory({**cfg, "batch_size": 1}, "cpu", "float32")
+    monkeypatch.setattr(memory, "free_memory", lambda device: smaller)
     with pytest.raises(UserError, match=r"batch_size=1 needs") as caught:
-        needs.check(cfg, "cpu", "float32")
+        memory.check(cfg, "cpu", "float32")
     assert "\n" not in str(caught.value)
-    monkeypatch.setattr(needs, "free_memory", lambda device: 1e6)
+    monkeypatch.setattr(memory, "free_memory", lambda device: 1e6)
     with pytest.raises(UserError, match="take a smaller model"):
-        needs.check(cfg, "cpu", "float32")
+        memory.check(cfg, "cpu", "float32")
 
 
 def test_small_models_are_not_looked_into(cfg, capsys, monkeypatch):
-    monkeypatch.setattr(needs, "LARGE", 300_000_000)
-    monkeypatch.setattr(needs, "memory", lambda *_: pytest.fail("counted"))
-    needs.check(cfg, "cpu", "float32")
+    monkeypatch.setattr(memory, "LARGE", 300_000_000)
+    monkeypatch.setattr(memory, "memory", lambda *_: pytest.fail("counted"))
+    memory.check(cfg, "cpu", "float32")
     assert capsys.readouterr().err == ""
 
 
 def test_the_studio_asks_before_it_loads_and_only_once(cfg, monkeypatch):
     order = []
-    monkeypatch.setattr(studio, "_built", {})
-    monkeypatch.setattr(needs, "check", lambda *_: order.append("check"))
+    monkeypatch.setattr(models, "_built", {})
+    monkeypatch.setattr(memory, "check", lambda *_: order.append("check"))
     monkeypatch.setattr(
-        studio, "make", lambda *a, make=studio.make, **k: (order.append("make"), make(*a, **k))[1]
+        models, "make", lambda *a, make=models.make, **k: (order.append("make"), make(*a, **k))[1]
     )
-    studio.Studio(cfg)
-    studio.Studio(cfg)
+    models.Studio(cfg)
+    models.Studio(cfg)
     assert order == ["check", *["make"] * 5]  # model, encoder, judge, describer, captioner
 
 
 def test_free_memory_is_told_here():
-    free = needs.free_memory("cpu")
+    free = memory.free_memory("cpu")
     assert free is None or 1e6 < free < 1e15

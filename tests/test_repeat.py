@@ -13,7 +13,7 @@ import repeat
 from conftest import ROOT, compose
 from PIL import Image
 
-from acgd import runner
+from acgd.pipeline import runner
 from acgd.runs.run import expand
 
 

@@ -20,7 +20,15 @@ from PIL import Image
 
 from acgd import report
 from acgd.errors import UserError
-from acgd.report import assets, commands, layout, pictures, sheet, sounds, tell
+from acgd.report import (
+    assets,
+    command_lines,
+    contact_sheet,
+    layout,
+    page_data,
+    thumbnails,
+    waveforms,
+)
 from acgd.runs import records as run_records
 
 NASTY = '</script><script>window.hacked = 1</script><img src=x onerror="window.hacked = 2">'
@@ -152,7 +160,7 @@ def test_a_sweeps_page_holds_its_pictures_sounds_and_failures(real):
         assert (real / file).stat().st_size > 0, file
     assert len(details(real / "report.html")[0]["losses"]["clip"]) == 4
     low, rate = soundfile.read(real / data["rows"][0]["sound"]["mp3"])
-    assert rate == sounds.RATE and 0.9 < len(low) / rate < 1.2
+    assert rate == waveforms.RATE and 0.9 < len(low) / rate < 1.2
     assert np.abs(np.fft.rfft(low[:rate])).argmax() == pytest.approx(220, abs=3)
     assert data["command"].startswith("python run.py") and data["command"].endswith(" -m")
     assert {card["metric"] for card in data["tables"][0]["cards"]} >= {"image_audio", "diversity"}
@@ -173,7 +181,7 @@ def test_a_runs_page_uses_what_lies_beside_it(real):
         assert movie.n_frames in (2, 3)  # equal ones are one: the last preview may be the picture
         movie.seek(movie.n_frames - 1)
         movie.load()
-        assert movie.info["duration"] in (pictures.LAST, pictures.LAST + pictures.PACE)
+        assert movie.info["duration"] in (thumbnails.LAST, thumbnails.LAST + thumbnails.PACE)
 
 
 def test_nothing_comes_from_a_network_and_strings_stay_strings(sweep):
@@ -266,7 +274,7 @@ def test_a_command_asks_for_the_prompt_that_was_made(value):
     config = {"prompt.text": value, "guidance.clip": 500}
     given = ["prompt=text", "prompt.text=something,else", "guidance.clip=500", "seed=[0,1]"]
     record = run_records.empty(None) | {"config": config, "overrides": given}
-    words = shlex.split(commands.command(record))
+    words = shlex.split(command_lines.command(record))
     assert words[:2] == ["python", "run.py"]
     found = OverridesParser.create().parse_overrides(words[2:])
     assert [one.key_or_group for one in found] == ["prompt", "prompt.text", "guidance.clip"]
@@ -281,31 +289,36 @@ def test_one_sound_of_a_glob_is_pinned():
         "config": {"prompt.path": "sounds/a b.wav"},
         "overrides": given,
     }
-    assert commands.command(record) == "python run.py 'prompt.path=\"sounds/a b.wav\"' sampler=ddim"
+    assert (
+        command_lines.command(record)
+        == "python run.py 'prompt.path=\"sounds/a b.wav\"' sampler=ddim"
+    )
 
 
 def test_a_sounds_picture_shows_what_is_heard(tmp_path):
-    at = np.arange(3 * sounds.RATE) / sounds.RATE
+    at = np.arange(3 * waveforms.RATE) / waveforms.RATE
     wave = np.sin(2 * np.pi * 1000 * at).astype(np.float32) * (at > 1.5)
-    spectrum = sounds.spectrogram(wave).astype(int).sum(-1)  # (SPECTRUM, WIDTH)
-    assert spectrum.shape == (sounds.SPECTRUM, sounds.WIDTH)
-    octaves = np.log2(sounds.RATE / 2 / sounds.LOWEST)
-    row = sounds.SPECTRUM * np.log2(sounds.RATE / 2 / 1000) / octaves  # from the top
+    spectrum = waveforms.spectrogram(wave).astype(int).sum(-1)  # (SPECTRUM, WIDTH)
+    assert spectrum.shape == (waveforms.SPECTRUM, waveforms.WIDTH)
+    octaves = np.log2(waveforms.RATE / 2 / waveforms.LOWEST)
+    row = waveforms.SPECTRUM * np.log2(waveforms.RATE / 2 / 1000) / octaves  # from the top
     assert spectrum[:, 240].argmax() == pytest.approx(row, abs=1)
     assert spectrum[:, 40].max() == spectrum.min()  # silence
-    line = (sounds.waveform(wave) == sounds.LINE).all(-1).sum(0)  # pixels drawn in each column
-    assert line[240] == sounds.WAVE and line[40] <= 2
-    soundfile.write(tmp_path / "long.wav", np.tile(wave, 8), sounds.RATE)
-    assert sounds.sound(str(tmp_path / "long.wav"), 1.5, 30.0, tmp_path / "copy", [])
+    line = (
+        (waveforms.waveform(wave) == waveforms.LINE).all(-1).sum(0)
+    )  # pixels drawn in each column
+    assert line[240] == waveforms.WAVE and line[40] <= 2
+    soundfile.write(tmp_path / "long.wav", np.tile(wave, 8), waveforms.RATE)
+    assert waveforms.sound(str(tmp_path / "long.wav"), 1.5, 30.0, tmp_path / "copy", [])
     copy, rate = soundfile.read(tmp_path / "copy.mp3")
     assert len(copy) / rate == pytest.approx(10, abs=0.2) and np.abs(copy[:rate]).max() > 0.9
     (tmp_path / "long.wav").unlink()  # the copy outlives its source
-    assert sounds.sound(str(tmp_path / "long.wav"), 1.5, 30.0, tmp_path / "copy", [])
-    assert not sounds.sound(str(tmp_path / "never.wav"), 0.0, 10.0, tmp_path / "none", [])
+    assert waveforms.sound(str(tmp_path / "long.wav"), 1.5, 30.0, tmp_path / "copy", [])
+    assert not waveforms.sound(str(tmp_path / "never.wav"), 0.0, 10.0, tmp_path / "none", [])
 
 
 def test_the_contact_sheet_has_a_largest_size(tmp_path, monkeypatch):
-    monkeypatch.setattr(sheet, "LARGEST", 1200)
+    monkeypatch.setattr(contact_sheet, "LARGEST", 1200)
     row = [{"label": f"a rather long label of row {i}"} for i in range(300)]
     for settings, seeds, rows in ((5, 2, 60), (100, 1, 2), (1, 300, 1)):
         samples = [
@@ -314,18 +327,23 @@ def test_the_contact_sheet_has_a_largest_size(tmp_path, monkeypatch):
             for k in range(settings)
             for s in range(seeds)
         ]
-        sheet.write(tmp_path / "sheet.png", tmp_path, row[:rows], ["guidance.clip"], samples)
+        contact_sheet.write(
+            tmp_path / "sheet.png", tmp_path, row[:rows], ["guidance.clip"], samples
+        )
         with Image.open(tmp_path / "sheet.png") as image:
-            assert 500 < image.width <= sheet.LARGEST and 100 < image.height <= sheet.LARGEST
+            assert (
+                500 < image.width <= contact_sheet.LARGEST
+                and 100 < image.height <= contact_sheet.LARGEST
+            )
 
 
 def test_curves_keep_their_ends_and_numbers_stay_json(tmp_path):
     lines = [f"{i},{i},{1 / (i + 1)},nan" for i in range(1000)]
     written(tmp_path / "losses.csv", "\n".join(["step,t,clip,range", *lines]))
-    curves = tell.losses(tmp_path)
-    assert len(curves["step"]) == tell.POINTS and set(curves) == {"step", "clip", "range"}
+    curves = page_data.losses(tmp_path)
+    assert len(curves["step"]) == page_data.POINTS and set(curves) == {"step", "clip", "range"}
     assert (curves["step"][0], curves["step"][-1]) == (0, 999)
-    assert curves["range"] == [None] * tell.POINTS
+    assert curves["range"] == [None] * page_data.POINTS
 
 
 def test_rows_are_what_was_asked_for():

@@ -12,13 +12,13 @@ import torch
 from conftest import compose
 from PIL import Image
 
-from acgd import claim, runner, sampling, snapshot
 from acgd.config import validate
 from acgd.errors import UserError
+from acgd.pipeline import batching, runner, sampling, snapshot
+from acgd.pipeline.sample import Sample
 from acgd.runs import locks
 from acgd.runs.folder import Record, os, status
 from acgd.runs.run import Run, expand, fingerprint
-from acgd.sample import Sample
 
 ASIDE = {"status.json", "log.txt", "config.yaml"}  # times, and where outputs go
 
@@ -222,7 +222,7 @@ def test_what_another_process_makes_is_waited_for_and_taken_over(runs, monkeypat
         Record(made[0]).finish()
         other.__exit__(None, None, None)
 
-    monkeypatch.setattr(claim.time, "sleep", end)
+    monkeypatch.setattr(batching.time, "sleep", end)
     runner.render(made)
     assert seen == [["absent", "absent", "ok"]]
     assert "another process is making 2 of the pictures" in capsys.readouterr().err
@@ -235,7 +235,7 @@ def test_batches_are_the_same_again(runs):
     samples = [Sample(run) for run in runs("seed=[0,1,2,3,4,5,6]")]
     folders = [sample.run.folder for sample in samples]
     numbers = lambda size: [  # noqa: E731
-        [sample.run.seed for sample in batch] for batch in claim.batches(samples, size)
+        [sample.run.seed for sample in batch] for batch in batching.split(samples, size)
     ]
     assert numbers(3) == [[0, 1, 2], [3, 4, 5], [6]]
     samples[4].record.start(folders[3:6])  # its companions did not come to say so

@@ -12,9 +12,10 @@ import torch
 from conftest import compose
 from PIL import Image
 
-from acgd import atomic_files, metrics, runner, sampling
+from acgd import atomic_files
 from acgd.encoders import zero_shot
 from acgd.errors import UserError
+from acgd.pipeline import runner, sampling, scoring
 from acgd.runs import folder as folders
 from acgd.runs.run import Run, expand
 from acgd.types import Target
@@ -221,10 +222,10 @@ def test_scores_by_hand():
     assert (score["rank"], score["of"]) == (2, 2)
     assert [name for name, _ in score["names"]] == ["north", "east"]
     assert view.rank(image, "south") == {"concept": "south", "rank": 3, "of": 3}
-    assert metrics.concept_of(None, targets[:1], view) == "north"
-    assert metrics.concept_of("south", targets, view) == "south"
+    assert scoring.concept_of(None, targets[:1], view) == "north"
+    assert scoring.concept_of("south", targets, view) == "south"
     a_text = [Target(torch.zeros(2), 1.0, "text", "The north")]
-    assert metrics.concept_of(None, a_text, view) == "north"
+    assert scoring.concept_of(None, a_text, view) == "north"
 
 
 def test_a_share_of_a_sound_goes_to_the_labels_heard_in_it():

@@ -21,12 +21,13 @@ from conftest import ROOT, command, compose
 from hydra.core.global_hydra import GlobalHydra
 from PIL import Image
 
-from acgd import jobs, sampling, studio, sweep
-from acgd.compose import Composer
 from acgd.errors import UserError
-from acgd.jobs import Job
 from acgd.paths import CONF
+from acgd.pipeline import models, sampling
 from acgd.runs.run import Run, expand, resolve
+from acgd.sweep import plugin
+from acgd.sweep.compose import Composer
+from acgd.sweep.jobs import Job, summary
 
 
 @pytest.fixture
@@ -89,8 +90,8 @@ def together(tiny, sounds, tmp_path, monkeypatch):
         base += ["logger=none", *tiny]
         folder = tmp_path / "outputs/main/sweeps" / str(len(go.batches))
         made = [Job(folder / str(i), overrides) for i, overrides in enumerate(sweeps)]
-        sweep.announce(made, [resolve(compose(*base, *given)) for given in sweeps])
-        sweep.make(made)
+        plugin.announce(made, [resolve(compose(*base, *given)) for given in sweeps])
+        plugin.make(made)
         return made
 
     draw = sampling.draw
@@ -159,7 +160,7 @@ def test_a_batch_that_fails_is_tried_one_by_one(together, monkeypatch):
 
 
 def test_models_are_made_once_and_never_two_at_a_time(together, monkeypatch):
-    made, encoders, make = [], [], studio.make
+    made, encoders, make = [], [], models.make
 
     def counting(node, **known):
         name = Path(str(node.get("checkpoint", node["_target_"]))).stem
@@ -171,8 +172,8 @@ def test_models_are_made_once_and_never_two_at_a_time(together, monkeypatch):
         encoders.extend([weakref.ref(built)] if name == "encoder" else [])
         return built
 
-    monkeypatch.setattr(studio, "_built", {})
-    monkeypatch.setattr(studio, "make", counting)
+    monkeypatch.setattr(models, "_built", {})
+    monkeypatch.setattr(models, "make", counting)
     other = "encoder.truncate=false"
     together(["sampler=ddim"], ["sampler=ddim", other], ["sampler=ddpm"], ["sampler=ddpm", other])
     assert len(together.batches) == 4
@@ -238,7 +239,7 @@ def test_after_a_failure_nothing_is_begun_where_so_asked(together, sounds, capsy
     made = together(*paths)
     assert [job.status for job in made] == ["not started", "failed"]
     assert not together.batches
-    assert jobs.summary(made[0].folder.parent) == 1
+    assert summary(made[0].folder.parent) == 1
     assert "not started: prompt.path=" in capsys.readouterr().err
 
 

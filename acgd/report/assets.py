@@ -8,8 +8,8 @@ import json
 from pathlib import Path
 from urllib.parse import quote
 
-from acgd.report import pictures
-from acgd.report.sounds import sound
+from acgd.report import thumbnails
+from acgd.report.waveforms import sound
 from acgd.runs.records import Record
 
 KINDS = ("thumbs", "pictures", "strips", "sounds")
@@ -21,7 +21,7 @@ def of_run(record: Record) -> dict:
     shown = picture or (previews[-1] if previews else None)
     look = {"thumb": url(shown, folder), "full": url(picture, folder), "twin": url(twin, folder)}
     movie = folder / "animation.webp"
-    if picture and previews and pictures.animation(pictures.spread(previews), picture, movie):
+    if picture and previews and thumbnails.animation(thumbnails.spread(previews), picture, movie):
         look["movie"] = movie.name
     return look
 
@@ -33,13 +33,13 @@ def of_many(record: Record, home: Path) -> dict:
     _, picture, twin, previews = found(record)
     name, look = key(record), {}
     shown = picture or (previews[-1] if previews else None)
-    if shown and pictures.thumb(shown, home / "thumbs" / f"{name}.jpg"):
+    if shown and thumbnails.thumb(shown, home / "thumbs" / f"{name}.jpg"):
         look["thumb"] = f"thumbs/{name}.jpg"
     for suffix, source in (("", picture), ("-twin", twin)):
         if source and look.get("thumb"):
-            pictures.place(source, home / "pictures" / f"{name}{suffix}.png")
+            thumbnails.place(source, home / "pictures" / f"{name}{suffix}.png")
             look["twin" if suffix else "full"] = f"pictures/{name}{suffix}.png"
-    if pictures.strip(pictures.spread(previews), home / "strips" / f"{name}.jpg"):
+    if thumbnails.strip(thumbnails.spread(previews), home / "strips" / f"{name}.jpg"):
         look["strip"] = f"strips/{name}.jpg"
     return {what: f"{home.name}/{path}" for what, path in look.items()}
 
@@ -72,7 +72,7 @@ def frames_of_many(record: Record, look: dict) -> list[dict]:
     if "strip" not in look:
         return []
     folder, _, _, previews = found(record)
-    pairs = captioned(folder, pictures.spread(previews))
+    pairs = captioned(folder, thumbnails.spread(previews))
     of = len(pairs)
     return [{"src": look["strip"], "at": i, "of": of, **told} for i, (_, told) in enumerate(pairs)]
 
@@ -107,7 +107,7 @@ def subject(row: dict, target: Path, records: list[Record]) -> dict:
         path = Path(row["image"])
         path = path if path.is_file() else Path(row["image"].rpartition(":")[0])
         shown = target.with_name(f"{target.name}.jpg")
-        if path.is_file() and pictures.thumb(path, shown):
+        if path.is_file() and thumbnails.thumb(path, shown):
             made["picture"] = f"{prefix}{shown.name}"
     return made
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from acgd.atomic_files import write
-from acgd.report import assets, commands, layout, sheet, tell
+from acgd.report import assets, command_lines, contact_sheet, layout, page_data
 from acgd.runs import records as run_records
 from acgd.runs.records import Record
 
@@ -31,16 +31,16 @@ def of_run(record: Record) -> str:
     look = assets.of_run(record)
     rows, _ = layout.rows([record])
     rows[0] |= assets.subject(rows[0], folder / ASSETS / "sound", [record])
-    sample = tell.sample(record, 0, [], tell.scores([record])) | look
+    sample = page_data.sample(record, 0, [], page_data.scores([record])) | look
     data = {
         "kind": "run",
         "title": f"{record['label'] or folder.name}, seed {record['seed']}",
         "rows": rows,
         "keys": [],
-        "scores": tell.scores([record]),
+        "scores": page_data.scores([record]),
         "samples": [sample],
         "common": record["config"],
-        "details": [tell.detail(record, record["config"], assets.frames_of_run(record))],
+        "details": [page_data.detail(record, record["config"], assets.frames_of_run(record))],
     }
     return filled(data["title"], f"<script>window.ACGD = {script(data)};</script>", look["full"])
 
@@ -53,11 +53,15 @@ def of_many(folder: Path, records: list[Record]) -> str:
     home.mkdir(exist_ok=True)
     rows, where = layout.rows(records)
     looks = made(home, records, rows, where)
-    keys, scores, common = run_records.varied(records), tell.scores(records), tell.common(records)
+    keys, scores, common = (
+        run_records.varied(records),
+        page_data.scores(records),
+        page_data.common(records),
+    )
     told = zip(records, where, layout.settings(records, keys), looks, strict=True)
-    samples = [tell.sample(record, *place, scores) | look for record, *place, look in told]
+    samples = [page_data.sample(record, *place, scores) | look for record, *place, look in told]
     write_details(home, records, looks, common)
-    sheet.write(home / SHEET, home, rows, keys, samples)
+    contact_sheet.write(home / SHEET, home, rows, keys, samples)
     assets.tidy(home, rows, looks)
     data = {
         **about(folder),
@@ -98,7 +102,7 @@ def about(folder: Path) -> dict[str, str]:
         return {"kind": "folder", "title": folder.name, "command": ""}
     when = re.sub(r"_(\d\d)-(\d\d)-(\d\d)(-\d+)?$", r" \1:\2:\3", folder.name)
     title = f"{folder.parent.parent.name}, sweep of {when}"
-    return {"kind": "sweep", "title": title, "command": commands.sweep(folder)}
+    return {"kind": "sweep", "title": title, "command": command_lines.sweep(folder)}
 
 
 def write_details(home: Path, records: list[Record], looks: list[dict], common: dict) -> None:
@@ -107,7 +111,7 @@ def write_details(home: Path, records: list[Record], looks: list[dict], common: 
         old.unlink()
     for number, start in enumerate(range(0, len(records), CHUNK)):
         part = [
-            tell.detail(records[i], common, assets.frames_of_many(records[i], looks[i]))
+            page_data.detail(records[i], common, assets.frames_of_many(records[i], looks[i]))
             for i in range(start, min(start + CHUNK, len(records)))
         ]
         write(home / f"details-{number}.js", f"ACGD.arrived({number}, {script(part)});\n")

@@ -1,8 +1,8 @@
 """Hydra's basic sweeper and launcher with their jobs made together.
 
 Both take the place of Hydra's own `basic` (REPLACED). Composing a job takes them milliseconds
-(`acgd.compose`), and samples of all jobs share the network's batches. With other launchers each job
-makes its own samples, in a process of its own (`acgd.cli.job`).
+(`acgd.sweep.compose`), and samples of all jobs share the network's batches. With other launchers
+each job makes its own samples, in a process of its own.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig
 
-from acgd.compose import Composer
 from acgd.config.explain import explain
 from acgd.errors import UserError
-from acgd.jobs import STOPPED, Job
 from acgd.runs.run import Run
+from acgd.sweep.compose import Composer
+from acgd.sweep.jobs import STOPPED, Job
 
 
 class Sweeper(BasicSweeper):
@@ -89,7 +89,7 @@ def announce(jobs: list[Job], cfgs: list[dict]) -> None:
 
 def make(jobs: list[Job]) -> None:
     """Make the samples of all jobs; each job is told of its own."""
-    from acgd import runner
+    from acgd.pipeline import runner
 
     owners: dict[Path, list[Job]] = {}
     runs = {}

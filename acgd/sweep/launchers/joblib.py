@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from concurrent.futures.process import BrokenProcessPool
 from typing import Any
 
-from acgd.launchers import Elsewhere, Lost, attempt
+from acgd.sweep.launchers.base import Elsewhere, Lost, attempt
 
 
 class Joblib(Elsewhere):

@@ -14,7 +14,7 @@ import numpy as np
 
 from acgd.atomic_files import write
 from acgd.errors import UserError
-from acgd.report.pictures import fresh, place
+from acgd.report.thumbnails import fresh, place
 
 RATE = 32000  # Hz
 LONGEST = 10.0  # seconds

@@ -11,18 +11,20 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from acgd import atomic_files, claim, pages
-from acgd.batches import batches, together
+from acgd import atomic_files
 from acgd.config.instantiate import build
 from acgd.errors import UserError, one_line, say
-from acgd.listening import Heard, listen, look
+from acgd.pipeline import batching
+from acgd.pipeline.batching import batches, together
+from acgd.pipeline.sample import Sample
+from acgd.pipeline.targets import Heard, listen, look
+from acgd.report import hooks
 from acgd.runs import folder as folders
 from acgd.runs import locks
 from acgd.runs.run import Run
-from acgd.sample import Sample
 
 if TYPE_CHECKING:
-    from acgd.studio import Studio
+    from acgd.pipeline.models import Studio
 
 
 def render(runs: list[Run]) -> None:
@@ -50,7 +52,7 @@ def make(runs: list[Run]) -> Iterator[Sample]:
         yield sample
         if stops(sample):
             return
-    for group in claim.rounds(together(todo)):
+    for group in batching.rounds(together(todo)):
         for sample in paint_all(group, alone):
             yield sample
             sample.let_go()
@@ -88,7 +90,7 @@ def finished(run: Run) -> bool:
 
 def paint_all(group: list[Sample], alone: bool) -> Iterator[Sample]:
     """A group's samples batch by batch; W&B gets its copy of them beside the next one."""
-    from acgd.studio import Studio
+    from acgd.pipeline.models import Studio
 
     cfg, known = group[0].run.cfg, {}
     logger = build(cfg["logger"])
@@ -136,10 +138,10 @@ def guarded(samples: list[Sample], work: Callable[[], Any]) -> Any:
 
 def paint(batch: list[Sample], studio: Studio, alone: bool) -> None:
     """One batch from its targets to finished folders."""
-    from acgd import captions, results, snapshot
-    from acgd.meter import Meter
+    from acgd.pipeline import captioning, outputs, scoring, snapshot
+    from acgd.pipeline.meter import Meter
+    from acgd.pipeline.sampling import draw_with_twins
     from acgd.runs import environment
-    from acgd.sampling import draw_with_twins
 
     if not batch:
         return
@@ -153,21 +155,21 @@ def paint(batch: list[Sample], studio: Studio, alone: bool) -> None:
         sample.record.json("environment.json", made_with | {"batch": sample.record.company})
     studio.make_room()
     pixels, twins = draw_with_twins(batch, studio, cfg, stand)
-    results.judge(batch, studio, pixels, twins)
-    captions.write(batch, studio, pixels)
+    scoring.judge(batch, studio, pixels, twins)
+    captioning.write(batch, studio, pixels)
     took = meter.batch(len(batch))
     for i, sample in enumerate(batch):
         if twins is not None:
-            results.show(sample, twins[i], "-twin")
-        results.write(sample, pixels[i])
+            outputs.show(sample, twins[i], "-twin")
+        outputs.write(sample, pixels[i])
     batch[0].record.written(batch=took)
     snapshot.remove(batch)
     for sample in reversed(batch):
         sample.record.finish(batch=took)
     for sample in batch:
-        results.tell(sample, alone)
+        outputs.tell(sample, alone)
         if sample.run.cfg["report"]:
-            pages.of_run(sample.run.folder)
+            hooks.of_run(sample.run.folder)
 
 
 def conclude(failed: list[Sample], good: int, runs: list[Run]) -> None:

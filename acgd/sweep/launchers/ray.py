@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from acgd.errors import UserError
-from acgd.launchers import Elsewhere, Lost, attempt
+from acgd.sweep.launchers.base import Elsewhere, Lost, attempt
 
 PATIENCE = 20  # seconds for the cluster's head to answer
 

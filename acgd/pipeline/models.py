@@ -6,25 +6,20 @@ the config stays the same.
 
 from __future__ import annotations
 
-import ctypes
 import json
-import os
-import sys
-from contextlib import suppress
 from typing import Any
 
 import torch
 
-from acgd import needs
 from acgd.config.instantiate import build
 from acgd.diffusion.model import PictureModel
 from acgd.encoders import zero_shot
 from acgd.errors import UserError
+from acgd.pipeline import memory
+from acgd.pipeline.device import keep_freed_memory, pick_device, pick_precision
 from acgd.runs.run import canonical
 from acgd.types import members
 
-PRECISIONS = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
-M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of mallopt
 _built: dict[str, tuple[str, Any]] = {}  # the last object of each config group, with its key
 # What holds a model goes with it, or there would be two of them while the next one is loaded.
 HOLDERS = {"encoder": ("encoder viewer", "describer"), "judge": ("judge viewer", "captioner")}
@@ -42,7 +37,7 @@ class Studio:
         if self.device == "cpu":
             keep_freed_memory()
         if is_new("model", cfg["model"], **where):
-            needs.check(cfg, self.device, self.precision)
+            memory.check(cfg, self.device, self.precision)
         self.model: PictureModel = once("model", cfg["model"], **where)
         self.encoder = once("encoder", cfg["encoder"], **where)
         self.judge = once("judge", cfg["judge"], **where) if cfg["judge"]["_target_"] else None
@@ -104,36 +99,3 @@ def viewer(name: str, model: Any, labels: list[str]) -> zero_shot.Viewer:
     if last is None or last.model is not model or last.labels != labels:
         _built[f"{name} viewer"] = ("", zero_shot.Viewer(model, labels))
     return _built[f"{name} viewer"][1]
-
-
-def keep_freed_memory() -> None:
-    """Let glibc keep what a step frees for the next one instead of handing it back.
-
-    Fetching the pages anew each step costs a third of the time at full size. Elsewhere than on
-    Linux with glibc nothing is done; a value of the user's own, in the environment, stays.
-    """
-    if not sys.platform.startswith("linux") or "MALLOC_MMAP_THRESHOLD_" in os.environ:
-        return
-    with suppress(OSError, AttributeError):  # another C library
-        libc = ctypes.CDLL(None)
-        libc.mallopt(M_MMAP_THRESHOLD, 1 << 30)
-        libc.mallopt(M_TRIM_THRESHOLD, (1 << 31) - 1)
-
-
-def pick_device(device: str) -> str:
-    there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
-    if device == "auto":
-        return next((name for name, is_there in there.items() if is_there), "cpu")
-    kind = str(device).split(":")[0]
-    if kind not in ("cpu", *there):
-        raise UserError(f"device={device}: choose auto, cpu, cuda or mps")
-    if not there.get(kind, True):
-        raise UserError(f"device={device}: there is none here; device=auto takes what there is")
-    return str(device)
-
-
-def pick_precision(precision: str, device: str) -> str:
-    """float32 unless a GPU is there: half the memory traffic at a gradient cosine of 0.9999."""
-    if precision == "auto":
-        precision = "bf16" if device.startswith("cuda") else "fp32"
-    return PRECISIONS[precision]

@@ -11,9 +11,9 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from acgd.pipeline.models import Studio
+from acgd.pipeline.sample import Sample
 from acgd.runs.folder import CAPTIONS
-from acgd.sample import Sample
-from acgd.studio import Studio
 from acgd.types import Encoder
 
 CHUNK = 32  # previews captioned at once

@@ -20,10 +20,10 @@ from acgd.diffusion.noise import Noise
 from acgd.diffusion.process import Diffusion
 from acgd.errors import UserError
 from acgd.media import images
+from acgd.pipeline.models import Studio
+from acgd.pipeline.sample import Sample
+from acgd.pipeline.snapshot import Snapshot, Watch
 from acgd.runs.run import existing_file
-from acgd.sample import Sample
-from acgd.snapshot import Snapshot, Watch
-from acgd.studio import Studio
 
 
 def draw_with_twins(

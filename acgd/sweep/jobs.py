@@ -18,10 +18,10 @@ from omegaconf import OmegaConf
 from acgd import atomic_files
 from acgd.config.explain import explain
 from acgd.errors import UserError, say
+from acgd.pipeline.sample import Sample
 from acgd.runs import folder as folders
 from acgd.runs import records as run_records
 from acgd.runs.run import Run, expand, resolve
-from acgd.sample import Sample
 
 FAILED = "failed"  # a file in the sweep's folder: some job failed
 STOPPED = "fail_fast=true and another job failed"

@@ -2,7 +2,7 @@
 
 The configs are those of Hydra's launcher plugins. The plugins' own classes end a sweep with the
 first job whose process is lost and leave the rest unattended; these, which stand in for them
-(`acgd.launchers.known`), wait for every job, tell of a lost one at once and go on.
+(`acgd.sweep.launchers.registry`), wait for every job, tell of a lost one at once and go on.
 """
 
 from __future__ import annotations
@@ -27,10 +27,10 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from acgd import atomic_files
 from acgd.config.explain import explain
 from acgd.errors import UserError, say
-from acgd.jobs import FAILED
 from acgd.runs import folder as folders
+from acgd.sweep.jobs import FAILED
 
-HERE = Path(__file__).resolve().parents[2]
+HERE = Path(__file__).resolve().parents[3]
 
 
 class Lost(UserError):
@@ -152,7 +152,7 @@ class Elsewhere(Launcher):
 
 
 def returned(value: Any, overrides: list[str]) -> JobReturn:
-    """What Hydra's sweepers are told; a failed job has no value (see acgd.jobs.Job.value)."""
+    """What Hydra's sweepers are told; a failed job has no value (see acgd.sweep.jobs.Job.value)."""
     ended = JobReturn(overrides=overrides, status=Ended.COMPLETED)
     ended.return_value = None if isinstance(value, Exception) else value
     return ended

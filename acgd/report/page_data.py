@@ -7,7 +7,7 @@ import math
 import re
 from pathlib import Path
 
-from acgd.report import commands
+from acgd.report import command_lines
 from acgd.runs import records as run_records
 from acgd.runs.records import Record
 
@@ -54,7 +54,7 @@ def sample(record: Record, row: int, settings: list[str], columns: list[dict]) -
         "words": [str(word) for word in record["words"]],
         "settings": settings,
         "scores": [rounded(value) if is_number(value) else None for value in values],
-        "command": commands.command(record),
+        "command": command_lines.command(record),
         "folder": record["folder"].name if record["folder"] else "",
     }
 
@@ -73,7 +73,7 @@ def detail(record: Record, common: dict, frames: list[dict]) -> dict:
         "seen": {who: labels[:5] for who, labels in named.items() if isinstance(labels, list)},
         "of": of,
         "overrides": record["overrides"],
-        "again": commands.again(record),
+        "again": command_lines.again(record),
         "made": made(record["folder"]),
     }
 

@@ -1,18 +1,25 @@
-"""What is said about a finished picture: scores, files and the lines on the terminal."""
+"""How close a finished picture came to its prompt, as judge and encoder see it.
+
+The encoder that guided and a judge that did not are asked the same questions; only the judge's
+answers mean anything about the picture.
+"""
 
 from __future__ import annotations
 
 import json
+import re
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
-from acgd import metrics
 from acgd.encoders import zero_shot
+from acgd.encoders.zero_shot import Viewer
 from acgd.evaluation import references
+from acgd.pipeline.models import Studio
+from acgd.pipeline.sample import Sample
 from acgd.runs.folder import EMBEDDINGS
-from acgd.sample import Sample
-from acgd.studio import Studio
+from acgd.types import Target
 
 
 def judge(batch: list[Sample], studio: Studio, pixels: Tensor, twins: Tensor | None) -> None:
@@ -25,7 +32,7 @@ def judge(batch: list[Sample], studio: Studio, pixels: Tensor, twins: Tensor | N
         # what the user was told is heard: the picture is asked for that
         asked = sample.run.cfg["concept"]
         asked = asked.get(sample.run.label) if isinstance(asked, dict) else asked
-        concept = metrics.concept_of(asked, sample.targets, studio.by_encoder)
+        concept = concept_of(asked, sample.targets, studio.by_encoder)
         sample.scores = {"concept": concept}
     sounds = [hear(sample, studio) for sample in batch]
     for of, images in (("picture", pixels), ("twin", twins)):
@@ -42,7 +49,7 @@ def judge(batch: list[Sample], studio: Studio, pixels: Tensor, twins: Tensor | N
                         keep(sample, embed, sound)
                 sample.scores.setdefault(of, {})[name] = scores
     for sample in batch:
-        sample.scores |= metrics.gain(sample.scores)
+        sample.scores |= gain(sample.scores)
 
 
 def hear(sample: Sample, studio: Studio) -> Tensor | None:
@@ -85,49 +92,29 @@ def verdict(sample: Sample) -> tuple[str, dict]:
     return next((name, scores[name]) for name in ("judge", "encoder") if name in scores)
 
 
-def write(sample: Sample, pixels: Tensor) -> None:
-    """The picture (3, H, W) uint8, what it was steered towards and how it scored."""
-    run, record = sample.run, sample.record
-    sample.picture = show(sample, pixels)
-    by, score = verdict(sample)
-    similarity = {k: v for k, v in score.items() if k.startswith("image_")}
-    targets = [
-        {"kind": target.kind, "label": target.label, "weight": round(target.weight, 6)}
-        for target in sample.targets
-    ]
-    about = {"targets": targets, "heard": sample.heard, by: similarity}
-    about |= {"described": sample.described} if sample.described else {}
-    record.json("targets.json", about)
-    named = {"label": run.label, "seed": run.seed, "signature": run.signature}
-    said = {"caption": sample.caption or run.label}
-    said |= {"words": sample.words} if sample.words else {}
-    record.json("metrics.json", {**named, **said, **sample.scores})
+def gain(scores: dict) -> dict:
+    """{"gain": x}: how much nearer than its unguided twin the judge finds the picture; {} if none.
+
+    In the similarity to the sound where both have one, else in that to the prompts.
+    """
+    both = [(scores.get(of) or {}).get("judge") or {} for of in ("picture", "twin")]
+    for key in ("image_audio", "similarity"):
+        picture, twin = (score.get(key) for score in both)
+        if picture is not None and twin is not None:
+            return {"gain": round(picture - twin, 5)}
+    return {}
 
 
-def show(sample: Sample, pixels: Tensor, suffix: str = "") -> str:
-    """The picture as it is looked at and, where that is enlarged, as it came; returns its path."""
-    record, side = sample.record, sample.run.cfg["enlarge_to"]
-    array = pixels.permute(1, 2, 0).numpy()
-    name = f"images/seed{sample.run.seed}{suffix}"
-    if min(array.shape[:2]) < side:
-        record.picture(f"{name}-native.png", array)
-    return str(record.picture(f"{name}.png", array, side))
-
-
-def tell(sample: Sample, alone: bool) -> None:
-    """A line for each thing known of a single picture, one line for each of several."""
-    by, score = verdict(sample)
-    heard = ", ".join(f"{label} {100 * p:.0f} %" for label, p in sample.heard[:3])
-    said = [] if score["similarity"] is None else [f"similarity {score['similarity']:.3f}"]
-    if "rank" in score:
-        said.append(f'"{score["concept"]}" is number {score["rank"]} of {score["of"]} labels')
-    said = ", ".join(said) or f"sees {score['names'][0][0]}"
-    if not alone:
-        caption = f"  {sample.caption}" if sample.caption else ""
-        print(f"{sample.picture}  {by}: {said}{caption}")
-        return
-    lines = {"heard": heard, "described": ", ".join(sample.words)}
-    lines = lines if heard else {"asked": sample.run.label}
-    lines |= {"picture": sample.picture, "caption": sample.caption, by: said}
-    lines |= {"folder": sample.run.folder}
-    print("\n".join(f"{name:9}  {line}" for name, line in lines.items() if line))
+def concept_of(asked: str | None, targets: Sequence[Target], viewer: Viewer | None) -> str | None:
+    """What the picture should show: as asked, what the viewer hears, or the heaviest text."""
+    if asked is not None:
+        return str(asked)
+    texts = [target for target in targets if target.kind == "text" and target.weight > 0]
+    sounds = [target for target in targets if target.kind == "audio" and target.weight > 0]
+    if sounds and viewer is not None:
+        return viewer.heard(sounds, most=1)[0][0]
+    if not texts:
+        return None
+    text = max(texts, key=lambda target: target.weight).label
+    plain = re.sub(r"^(an?|the) ", "", text.lower())
+    return plain if viewer is not None and plain in viewer.labels else text

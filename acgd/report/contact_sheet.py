@@ -11,7 +11,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from acgd import atomic_files
 from acgd.evaluation.pairing import in_order
-from acgd.report.pictures import UNREADABLE
+from acgd.report.thumbnails import UNREADABLE
 
 LARGEST = 4000  # pixels of a side
 TILE, SMALLEST = 128, 24  # pixels of a picture at most, and where columns are given up

@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Any
 
 from acgd.config.instantiate import build
 from acgd.evaluation import references
-from acgd.sample import Sample
+from acgd.pipeline.sample import Sample
 from acgd.types import Target
 
 if TYPE_CHECKING:
-    from acgd.studio import Studio
+    from acgd.pipeline.models import Studio
 
 MOST = 256  # prompts remembered at a time
 

@@ -1,8 +1,8 @@
 """Which of Hydra's plugins these launchers stand in for, by the names that their configs have."""
 
-from acgd.launchers.joblib import Joblib
-from acgd.launchers.ray import Ray
-from acgd.launchers.submitit import Local, Slurm
+from acgd.sweep.launchers.joblib import Joblib
+from acgd.sweep.launchers.ray import Ray
+from acgd.sweep.launchers.submitit import Local, Slurm
 
 REPLACED = {
     "hydra_plugins.hydra_joblib_launcher.joblib_launcher.JoblibLauncher": Joblib,

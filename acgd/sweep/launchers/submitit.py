@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from acgd.errors import UserError, say
-from acgd.launchers import Elsewhere, Lost
+from acgd.sweep.launchers.base import Elsewhere, Lost
 
 ARRAY = 1000  # jobs that Slurm takes at once, by its own default
 PAUSE, GRACE = 1.0, 15.0  # seconds between two looks; until a shared folder shows a file

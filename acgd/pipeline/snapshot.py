@@ -27,8 +27,8 @@ from acgd.config.validate import every
 from acgd.diffusion.interfaces import Step
 from acgd.diffusion.noise import Noise
 from acgd.errors import first_words
+from acgd.pipeline.sample import Sample
 from acgd.runs.folder import SNAPSHOT
-from acgd.sample import Sample
 
 VERSIONS = {"acgd": acgd.__version__, "torch": str(torch.__version__), "format": 2}
 DIGEST = hashlib.sha256().digest_size

@@ -1,0 +1,1 @@
+"""One run from its prompt to a finished folder."""

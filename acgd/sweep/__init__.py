@@ -1,0 +1,1 @@
+"""Many jobs: composed, launched, kept an eye on."""

@@ -1,0 +1,1 @@
+"""Where a sweep's jobs run: here, in other processes, on clusters."""
