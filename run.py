@@ -1,6 +1,6 @@
 """`python run.py`: the same as `python -m acgd` and the installed `acgd`."""
 
-from acgd.cli import main
+from acgd.commands.run import main
 
 if __name__ == "__main__":
     main()

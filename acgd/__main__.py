@@ -1,6 +1,6 @@
 """`python -m acgd`."""
 
-from acgd.cli import main
+from acgd.commands.run import main
 
 if __name__ == "__main__":
     main()

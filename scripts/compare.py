@@ -19,7 +19,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from acgd.cli import explain, say
+from acgd.commands.run import explain, say
 from acgd.errors import UserError
 from acgd.evaluation import compare, tables
 from acgd.evaluation.metrics import MEASURES

@@ -27,15 +27,15 @@ from PIL import Image
 from torch import Tensor
 from tqdm import tqdm
 
-from acgd.cli import CONF
+from acgd.commands.run import CONF
 from acgd.config.instantiate import build
 from acgd.diffusion.guidance.guidance import Guidance
 from acgd.diffusion.noise import Noise
 from acgd.pipeline import sampling
 from acgd.pipeline.models import Studio
 from acgd.runs.run import resolve
-from acgd.train import picture_sentences
-from acgd.train.sound_views import SAMPLE_RATE, Sounds
+from acgd.training.data import picture_sentences
+from acgd.training.data.sound_views import SAMPLE_RATE, Sounds
 from acgd.types import Target
 
 ESC_10 = (

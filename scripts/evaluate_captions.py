@@ -69,7 +69,7 @@ def describe(folder: Path, names: list[str], overrides: list[str]) -> dict[str, 
     import hydra
     from tqdm import tqdm
 
-    from acgd.cli import CONF
+    from acgd.commands.run import CONF
     from acgd.config.instantiate import build
     from acgd.media import audio
     from acgd.pipeline import device, models

@@ -18,14 +18,14 @@ from pathlib import Path
 import hydra
 from tqdm import tqdm
 
-from acgd.cli import CONF
+from acgd.commands.run import CONF
 from acgd.config.instantiate import build
 from acgd.pipeline import models
 from acgd.pipeline.device import pick_device, pick_precision
 from acgd.runs.run import resolve
-from acgd.train.pairs import concept_prompts
-from acgd.train.sound_sentences import concepts_named, grammars
-from acgd.train.sound_views import SAMPLE_RATE, Sounds
+from acgd.training.data.pairs import concept_prompts
+from acgd.training.data.sound_sentences import concepts_named, grammars
+from acgd.training.data.sound_views import SAMPLE_RATE, Sounds
 
 LONGEST = 10  # seconds of a clip
 

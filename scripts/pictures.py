@@ -12,7 +12,7 @@ from pathlib import Path
 import hydra
 from PIL import Image, ImageDraw, ImageFont
 
-from acgd.cli import CONF
+from acgd.commands.run import CONF
 from acgd.pipeline import runner
 from acgd.runs.run import expand
 

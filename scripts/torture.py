@@ -35,7 +35,8 @@ from omegaconf import OmegaConf
 from PIL import Image
 from repeat import results
 
-from acgd import atomic_files, cli
+from acgd import atomic_files
+from acgd.commands import run as cli
 from acgd.errors import one_line
 from acgd.paths import CONF, HERE
 from acgd.pipeline import snapshot

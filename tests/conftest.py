@@ -109,7 +109,7 @@ def compose(*overrides: str):
     """The config that these command-line overrides make."""
     import hydra
 
-    from acgd.cli import CONF
+    from acgd.commands.run import CONF
 
     with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
         return hydra.compose("config", list(overrides))

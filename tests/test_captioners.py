@@ -29,9 +29,9 @@ from acgd.models.clipcap import ClipCap
 from acgd.paths import WEIGHTS
 from acgd.pipeline import runner
 from acgd.runs.run import Run, expand
-from acgd.train import clipcap_tiny as training
-from acgd.train import picture_sentences
-from acgd.train.clipcap_tiny import fingerprint, train_tokenizer
+from acgd.training import clipcap_tiny as training
+from acgd.training.clipcap_tiny import fingerprint, train_tokenizer
+from acgd.training.data import picture_sentences
 
 SENTENCES = ["a dog in the snow.", "a red bus, seen from the side.", "the sea at night."] * 3
 GPT = {"n_layer": 1, "n_head": 2, "n_embd": 16, "n_positions": 32, "prefix_length": 3}
@@ -334,8 +334,8 @@ def drawings(tmp_path_factory) -> Path:
 
 
 def test_the_embedded_captioners_training_learns(drawings, tmp_path, capsys):
-    from acgd.train.encoder import ARCHITECTURES
-    from acgd.train.export import halve
+    from acgd.training.encoder import ARCHITECTURES
+    from acgd.training.export import halve
 
     torch.manual_seed(0)
     judge, path = AudioCLIP(**ARCHITECTURES["judge"]), tmp_path / "judge.safetensors"

@@ -11,7 +11,9 @@ from pathlib import Path
 import pytest
 from conftest import ROOT, command
 
-TORCHLESS = "import sys, acgd.cli as c\ntry: c.main()\nfinally: print('torch' in sys.modules)"
+TORCHLESS = (
+    "import sys, acgd.commands.run as c\ntry: c.main()\nfinally: print('torch' in sys.modules)"
+)
 
 
 def run(*arguments: str, cwd: Path, call: list[str] | None = None, **env: str):
@@ -62,7 +64,7 @@ def test_all_three_commands_are_one(tmp_path):
     calls = [
         [sys.executable, str(ROOT / "run.py")],
         [sys.executable, "-m", "acgd"],
-        [sys.executable, "-c", "from acgd.cli import main; main()"],  # what `acgd` holds
+        [sys.executable, "-c", "from acgd.commands.run import main; main()"],  # what `acgd` holds
     ]
     said = {run("--cfg", "job", "seed=3", cwd=tmp_path, call=call).stdout for call in calls}
     assert len(said) == 1 and "seed: 3" in said.pop()

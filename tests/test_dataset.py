@@ -7,15 +7,15 @@ from collections import Counter, defaultdict
 import numpy as np
 import pytest
 
-from acgd.train import (
+from acgd.training.data import (
     archives,
     duplicates,
     pictures,
-    recipes,
     recordings,
     sampled,
     soundfonts,
     sounds,
+    synthesis,
 )
 
 
@@ -111,7 +111,7 @@ def test_concept_table_is_consistent():
     assert len(emoji) == len(set(emoji)), "an emoji serves two concepts"
     assert set(names) >= sounds.ESC10
     listed = {row["concept"] for row in recordings.read_split()} - {"instruments"}
-    made = {*recipes.RECIPES, *soundfonts.INSTRUMENTS, *soundfonts.KITS, "speech"}
+    made = {*synthesis.RECIPES, *soundfonts.INSTRUMENTS, *soundfonts.KITS, "speech"}
     made |= {*soundfonts.GS_EFFECTS, *soundfonts.GM_EFFECTS}
     assert listed | made == set(names), "a concept without sound, or a sound without concept"
     heldout = {row["concept"] for row in recordings.read_split() if row["split"] == "heldout"}
@@ -127,9 +127,9 @@ def test_held_out_picture_is_fixed_and_leaves_four():
     assert pictures.held_out(names[:4]) is None
 
 
-@pytest.mark.parametrize("concept", sorted(recipes.RECIPES))
+@pytest.mark.parametrize("concept", sorted(synthesis.RECIPES))
 def test_recipe_makes_a_sound_in_range_that_varies(concept):
-    first, again, other = (recipes.make(concept, np.random.default_rng(s)) for s in (1, 1, 2))
+    first, again, other = (synthesis.make(concept, np.random.default_rng(s)) for s in (1, 1, 2))
     assert first.dtype == np.float32 and np.isfinite(first).all()
     assert 0.5 < np.abs(first).max() <= 1
     assert 1 * recordings.RATE < len(first) <= 5 * recordings.RATE

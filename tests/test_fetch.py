@@ -17,10 +17,10 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import pytest
 from conftest import ROOT
 
-from acgd import fetch
 from acgd.checkpoints import download, registry
 from acgd.checkpoints.download import Patience
 from acgd.checkpoints.registry import Published
+from acgd.commands import fetch
 from acgd.errors import UserError
 
 CONTENT = bytes(range(256)) * 1200 + b"the end"

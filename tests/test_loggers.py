@@ -20,7 +20,7 @@ from conftest import ROOT, compose
 from PIL import Image
 
 from acgd.atomic_files import write
-from acgd.cli import quoted
+from acgd.commands.run import quoted
 from acgd.config.instantiate import build
 from acgd.errors import UserError
 from acgd.loggers import wandb, wandb_worker

@@ -17,8 +17,8 @@ from acgd.errors import UserError
 from acgd.models.harmonic_cnn import HarmonicCNN
 from acgd.models.muscaps import EOS, OPTIONAL, SOS, MusCaps, masked_softmax
 from acgd.models.musicnn import Musicnn
-from acgd.train import sound_sentences
-from acgd.train.pairs import concept_prompts
+from acgd.training.data import sound_sentences
+from acgd.training.data.pairs import concept_prompts
 
 WORDS = [*describers.SPECIAL, *["a", "dog", "barks", "twice", "in", "the", "rain"]]
 SMALL = {"word_embed_dim": 12, "hidden_dim_encoder": 16, "hidden_dim_decoder": 16}

@@ -155,8 +155,8 @@ def test_the_encoder_of_the_readme_sees_no_colour(made, weights):
 def test_the_model_card_has_the_sizes_that_are_trained():
     from acgd.models.audioclip import AudioCLIP
     from acgd.models.unet import UNet
-    from acgd.train.diffusion import ARCHITECTURE
-    from acgd.train.encoder import ARCHITECTURES
+    from acgd.training.diffusion import ARCHITECTURE
+    from acgd.training.encoder import ARCHITECTURES
 
     card = (ROOT / "acgd/weights/MODEL_CARD.md").read_text(encoding="utf-8")
     models = [(UNet, ARCHITECTURE), *((AudioCLIP, config) for config in ARCHITECTURES.values())]

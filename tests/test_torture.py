@@ -11,7 +11,7 @@ import time
 import pytest
 from conftest import ROOT, command
 
-from acgd import cli
+from acgd.commands import run as cli
 
 ENVIRONMENT = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
 

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 import torch
 
-from acgd.train import diffusion
-from acgd.train.encoder import contrast
-from acgd.train.pairs import Pairs, concept_prompts, views
-from acgd.train.sound_views import SAMPLE_RATE, Pool, Sounds, disturb, mask, mix, window
+from acgd.training import diffusion
+from acgd.training.data.pairs import Pairs, concept_prompts, views
+from acgd.training.data.sound_views import SAMPLE_RATE, Pool, Sounds, disturb, mask, mix, window
+from acgd.training.encoder import contrast
 
 SMALL = {
     **diffusion.ARCHITECTURE,

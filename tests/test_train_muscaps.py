@@ -14,7 +14,7 @@ from acgd.describers.muscaps import MusCapsDescriber
 from acgd.errors import UserError
 from acgd.media import audio
 from acgd.models.harmonic_cnn import HarmonicCNN
-from acgd.train import muscaps as training
+from acgd.training import muscaps as training
 
 SAID = {
     "dog": "A dog barks, loudly!",

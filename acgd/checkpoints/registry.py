@@ -97,7 +97,7 @@ def by_hand(row: Published, place: Path) -> str:
 
 def command() -> str:
     """How the fetching script is called here."""
-    return "python scripts/fetch.py" if SCRIPT.is_file() else "python -m acgd.fetch"
+    return "python scripts/fetch.py" if SCRIPT.is_file() else "python -m acgd.commands.fetch"
 
 
 def gigabytes(count: int) -> str:

@@ -15,7 +15,7 @@ import numpy as np
 import soundfile
 import soxr
 
-from acgd.train import archives, sources
+from acgd.training.data import archives, sources
 
 RATE = 22050  # Hz
 LONGEST = 10.0  # seconds of a clip

@@ -28,7 +28,7 @@ from acgd.describers.muscaps import CHUNKS, cut_chunks, read_vocabulary
 from acgd.errors import UserError
 from acgd.media import audio
 from acgd.models.muscaps import EOS, OPTIONAL, PAD, SOS, UNK, Memory, MusCaps
-from acgd.train.state import save
+from acgd.training.state import save
 
 COLUMNS = ["file_name", *(f"caption_{i}" for i in range(1, 6))]
 EXTRACTORS = {"hcnn": "mtat_hcnn_best_model.pth", "musicnn": "mtat_musicnn_best_model.pth"}

@@ -1,6 +1,7 @@
 """Embed what the diffusion model may be conditioned on: texts, pictures and sounds of its pictures.
 
-    python -m acgd.train.conditions --data data --towers runs/encoder/state.pt --out runs/cond.npz
+    python -m acgd.training.conditions --data data --towers runs/encoder/state.pt \\
+        --out runs/cond.npz
     ... --audio runs/encoder_audio/state.pt    adds the sounds
 
 Only the text and audio towers must stay as they are after this; the picture tower may learn on,
@@ -19,9 +20,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from acgd.models.audioclip import AudioCLIP
-from acgd.train.encoder import ARCHITECTURES, encode, load_towers
-from acgd.train.pairs import TEMPLATES, Pairs
-from acgd.train.sound_views import SAMPLE_RATE, Sounds, disturb, window
+from acgd.training.data.pairs import TEMPLATES, Pairs
+from acgd.training.data.sound_views import SAMPLE_RATE, Sounds, disturb, window
+from acgd.training.encoder import ARCHITECTURES, encode, load_towers
 
 
 def pad(rows: list[list[int]]) -> np.ndarray:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from acgd.train.recordings import RATE
+from acgd.training.data.recordings import RATE
 
 INSTRUMENTS = {
     "guitar": [(0, n, 40, 76 if n < 28 else 72) for n in (24, 25, 26, 27, 29, 30)],

@@ -1,11 +1,11 @@
 """Train the embedded describer: MusCaps' attention LSTM on what the encoder's own ears hear.
 
-    python -m acgd.train.muscaps_tiny features --data data --towers runs/encoder/state.pt \
+    python -m acgd.training.muscaps_tiny features --data data --towers runs/encoder/state.pt \
         --audio runs/ears/state.pt --out runs/muscaps_tiny.npz
-    python -m acgd.train.muscaps_tiny train --features runs/muscaps_tiny.npz
+    python -m acgd.training.muscaps_tiny train --features runs/muscaps_tiny.npz
 
 The first hears disturbed windows of the training clips once; without --towers it takes the
-embedded encoder. The second learns sentences about them (acgd/train/sound_sentences.py), which
+embedded encoder. The second learns sentences about them (data/sound_sentences.py), which
 are made anew for every batch, and writes acgd/weights/tiny_muscaps.safetensors.
 """
 
@@ -28,11 +28,11 @@ from acgd.describers.muscaps import SPECIAL, ear_features
 from acgd.encoders.audioclip import AudioCLIPEncoder
 from acgd.models.audioclip import AudioCLIP
 from acgd.models.muscaps import EOS, PAD, SOS, MusCaps
-from acgd.train.encoder import ARCHITECTURES, load_model, load_towers
-from acgd.train.export import WEIGHTS, write
-from acgd.train.pairs import concept_prompts
-from acgd.train.sound_sentences import count_bursts, grammars, sentence
-from acgd.train.sound_views import SAMPLE_RATE, Sounds, disturb, window
+from acgd.training.data.pairs import concept_prompts
+from acgd.training.data.sound_sentences import count_bursts, grammars, sentence
+from acgd.training.data.sound_views import SAMPLE_RATE, Sounds, disturb, window
+from acgd.training.encoder import ARCHITECTURES, load_model, load_towers
+from acgd.training.export import WEIGHTS, write
 
 SECONDS = 5.0  # of a window
 ARCHITECTURE = {

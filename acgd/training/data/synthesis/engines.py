@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 from scipy import signal
 
-from acgd.train.recordings import RATE
-from acgd.train.waves import (
+from acgd.training.data.recordings import RATE
+from acgd.training.data.waves import (
     Rng,
     band,
     clock,

@@ -21,7 +21,7 @@ import numpy as np
 from PIL import Image
 
 from acgd.paths import CONCEPTS
-from acgd.train import sources
+from acgd.training.data import sources
 
 SIZE = 64
 TONES = {"1f3fb", "1f3fc", "1f3fd", "1f3fe", "1f3ff"}

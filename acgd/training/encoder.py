@@ -1,8 +1,8 @@
 """Train an embedded encoder's picture and text towers (CLIP's contrastive loss) on open emoji.
 
-    python -m acgd.train.encoder encoder --data data --out runs/encoder
-    python -m acgd.train.encoder encoder --unet runs/diffusion/state.pt --lock-text --adversarial
-    python -m acgd.train.encoder judge   --data data --out runs/judge
+    python -m acgd.training.encoder encoder --data data --out runs/encoder
+    python -m acgd.training.encoder encoder --unet runs/diffusion/state.pt --lock-text --adversarial
+    python -m acgd.training.encoder judge   --data data --out runs/judge
 
 Batches hold pictures, a text for each, and a text for each concept; a picture's right answers are
 all texts with its label. With --unet the pictures are what the encoder sees while it guides: the
@@ -29,9 +29,9 @@ from acgd.diffusion.process import Diffusion
 from acgd.media.images import normalise
 from acgd.models.audioclip import AudioCLIP
 from acgd.models.unet import UNet
-from acgd.train.diffusion import ARCHITECTURE as UNET
-from acgd.train.pairs import Pairs, views
-from acgd.train.state import save
+from acgd.training.data.pairs import Pairs, views
+from acgd.training.diffusion import ARCHITECTURE as UNET
+from acgd.training.state import save
 
 SHARED = {
     "embed_dim": 128,

@@ -10,7 +10,7 @@ from collections.abc import Iterable
 import numpy as np
 from scipy import signal
 
-from acgd.train.recordings import RATE
+from acgd.training.data.recordings import RATE
 
 Rng = np.random.Generator
 

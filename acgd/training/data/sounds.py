@@ -17,8 +17,8 @@ from zlib import crc32
 import numpy as np
 
 from acgd.errors import UserError
-from acgd.train import duplicates, recipes, sampled, soundfonts, sources, speech
-from acgd.train.recordings import Library, clips, read_split
+from acgd.training.data import duplicates, sampled, soundfonts, sources, speech, synthesis
+from acgd.training.data.recordings import Library, clips, read_split
 
 COLUMNS = (
     *("start", "length", "concept", "source", "file", "group", "split", "kind"),
@@ -47,7 +47,7 @@ def build(out: Path, cache: Path, esc10: Path | None, seed: int = 0) -> list[dic
     real = list(recordings(cache, esc10))
     check_split(real)
     tasks = [(_instruments(row), row, cache, seed) for row in read_split() if is_played(row)]
-    tasks += [(_recipe_clips, concept, seed) for concept in recipes.RECIPES]
+    tasks += [(_recipe_clips, concept, seed) for concept in synthesis.RECIPES]
     tasks += [(_speech_clips, seed)]
     made: list[Clip] = []
     with ProcessPoolExecutor(os.cpu_count()) as pool:
@@ -149,7 +149,7 @@ def _font_clips(row: dict[str, str], cache: Path, seed: int) -> list[Clip]:
 def _recipe_clips(concept: str, seed: int) -> list[Clip]:
     row = _made_row(concept, "recipe")
     count = PER_RECIPE_ESC10 if concept in ESC10 else PER_RECIPE
-    waves = [recipes.make(concept, _rng(seed, "recipe", concept, i)) for i in range(count)]
+    waves = [synthesis.make(concept, _rng(seed, "recipe", concept, i)) for i in range(count)]
     return [clip for wave in waves for clip in _clip(row, wave)]
 
 

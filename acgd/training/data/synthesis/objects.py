@@ -5,10 +5,10 @@ from __future__ import annotations
 import numpy as np
 from scipy import signal
 
-from acgd.train.recipes.nature import drip
-from acgd.train.recipes.signals import CHIME
-from acgd.train.recordings import RATE
-from acgd.train.waves import (
+from acgd.training.data.recordings import RATE
+from acgd.training.data.synthesis.nature import drip
+from acgd.training.data.synthesis.signals import CHIME
+from acgd.training.data.waves import (
     Rng,
     band,
     clock,

@@ -1,8 +1,8 @@
 """Write the trainings' results as embedded weights: float16 safetensors with their sizes inside.
 
-python -m acgd.train.export unet    --state runs/diffusion/state.pt
-python -m acgd.train.export encoder --state runs/encoder/state.pt --audio runs/ears/state.pt
-python -m acgd.train.export judge   --state runs/judge/state.pt --audio runs/judge_ears/state.pt
+python -m acgd.training.export unet    --state runs/diffusion/state.pt
+python -m acgd.training.export encoder --state runs/encoder/state.pt --audio runs/ears/state.pt
+python -m acgd.training.export judge   --state runs/judge/state.pt --audio runs/judge_ears/state.pt
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ from torch import Tensor
 
 from acgd.models.audioclip import AudioCLIP
 from acgd.paths import WEIGHTS
-from acgd.train.diffusion import ARCHITECTURE as UNET
-from acgd.train.encoder import ARCHITECTURES, load_towers
+from acgd.training.diffusion import ARCHITECTURE as UNET
+from acgd.training.encoder import ARCHITECTURES, load_towers
 
 
 def halve(tensors: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -1,13 +1,13 @@
 """Train the embedded captioner: a mapper and a small GPT-2 over what the embedded judge sees.
 
-    python -m acgd.train.clipcap_tiny train --data data --judge runs/judge/state.pt \\
+    python -m acgd.training.clipcap_tiny train --data data --judge runs/judge/state.pt \\
         --out runs/clipcap --minutes 5
-    python -m acgd.train.clipcap_tiny export --out runs/clipcap
-    python -m acgd.train.clipcap_tiny evaluate --data data --pictures outputs
+    python -m acgd.training.clipcap_tiny export --out runs/clipcap
+    python -m acgd.training.clipcap_tiny evaluate --data data --pictures outputs
 
 The judge's tower stays as it is: what it sees of many views of each picture (placed, coloured,
 blurred and noised anew) is worked out once. A training example is the mean over some of a picture's
-views, with a sentence of acgd.train.picture_sentences. Held-out pictures are never trained on.
+views, with a sentence of data/picture_sentences.py. Held-out pictures are never trained on.
 `evaluate` captions them with the embedded weights and says which share names the concept, by words
 that belong to that concept alone; with --pictures also those of finished runs.
 """
@@ -29,11 +29,11 @@ from torch import Tensor
 from acgd.captioners.clipcap_tiny import TinyClipCap, glimpse
 from acgd.models.audioclip import AudioCLIP
 from acgd.models.clipcap import TIED, ClipCap
-from acgd.train import picture_sentences
-from acgd.train.encoder import ARCHITECTURES, load_towers
-from acgd.train.export import WEIGHTS, write
-from acgd.train.pairs import Pairs, views
-from acgd.train.state import save
+from acgd.training.data import picture_sentences
+from acgd.training.data.pairs import Pairs, views
+from acgd.training.encoder import ARCHITECTURES, load_towers
+from acgd.training.export import WEIGHTS, write
+from acgd.training.state import save
 
 ARCHITECTURE = {
     "prefix_size": 3 * ARCHITECTURES["judge"]["vision_width"],

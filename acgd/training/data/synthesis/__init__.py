@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from acgd.train.recipes import engines, nature, objects, signals
-from acgd.train.waves import Rng, band, pink, room
+from acgd.training.data.synthesis import engines, nature, objects, signals
+from acgd.training.data.waves import Rng, band, pink, room
 
 RECIPES = {
     "owl": nature.owl,

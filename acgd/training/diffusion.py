@@ -1,7 +1,7 @@
 """Train the embedded diffusion model: guided diffusion's UNet on pictures, with the encoder's
 embedding as an optional condition.
 
-    python -m acgd.train.diffusion --data data --out runs/diffusion [--cond runs/cond.npz]
+    python -m acgd.training.diffusion --data data --out runs/diffusion [--cond runs/cond.npz]
 
 The network predicts x0 of a cosine process (IDDPM eq. 17). The loss is the squared error of x0
 weighted by min(SNR + 1, 5): v-prediction's weight (Salimans & Ho 2022), capped as by Hang et al.
@@ -27,7 +27,7 @@ from acgd.diffusion.noise import Noise
 from acgd.diffusion.process import Diffusion
 from acgd.diffusion.samplers.ddim import DDIM
 from acgd.models.unet import UNet
-from acgd.train.state import save
+from acgd.training.state import save
 
 ARCHITECTURE = {
     "image_size": 64,

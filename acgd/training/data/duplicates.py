@@ -11,7 +11,7 @@ import numpy as np
 import scipy.fft
 import soxr
 
-from acgd.train.recordings import RATE
+from acgd.training.data.recordings import RATE
 
 LOW_RATE = 5512
 SECONDS = 5

@@ -1,6 +1,6 @@
 """Train an embedded encoder's audio head against its locked picture and text towers.
 
-    python -m acgd.train.audio encoder --out runs/encoder_audio --towers runs/encoder/state.pt
+    python -m acgd.training.audio encoder --out runs/encoder_audio --towers runs/encoder/state.pt
 
 As in AudioCLIP's partial training (Guzhov et al. 2021), only the audio head learns. A sound is
 contrasted with a text for every concept and with pictures of the concepts. Some batches are mixed
@@ -20,10 +20,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from acgd.models.audioclip import AudioCLIP
-from acgd.train.encoder import ARCHITECTURES, SEED, encode, load_model, load_towers
-from acgd.train.pairs import Pairs
-from acgd.train.sound_views import SAMPLE_RATE, Pool, Sounds, disturb, mask, mix
-from acgd.train.state import save
+from acgd.training.data.pairs import Pairs
+from acgd.training.data.sound_views import SAMPLE_RATE, Pool, Sounds, disturb, mask, mix
+from acgd.training.encoder import ARCHITECTURES, SEED, encode, load_model, load_towers
+from acgd.training.state import save
 
 SECONDS = (1.5, 3.5)  # of what a batch hears, drawn anew for each; windows have the longer
 FRESH = 8  # windows of a batch that are new, the others were heard before

@@ -12,9 +12,9 @@ from pathlib import Path
 
 import numpy as np
 
-from acgd.train import sources
-from acgd.train.recordings import RATE, decode
-from acgd.train.soundfonts import CHORDAL, Note, phrase
+from acgd.training.data import sources
+from acgd.training.data.recordings import RATE, decode
+from acgd.training.data.soundfonts import CHORDAL, Note, phrase
 
 INSTRUMENTS = {
     "guitar": ["guitar-acoustic", "guitar-nylon", "guitar-electric"],

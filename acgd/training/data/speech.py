@@ -9,7 +9,7 @@ import subprocess
 import numpy as np
 
 from acgd.errors import UserError
-from acgd.train.recordings import RATE, decode
+from acgd.training.data.recordings import RATE, decode
 
 VOICES = ("en-us", "en-gb", "en-gb-scotland", "de", "fr", "es", "it", "pt", "nl", "sv", "pl", "ru")
 VARIANTS = ("", "+m1", "+m3", "+m5", "+m7", "+f1", "+f2", "+f3", "+f4", "+f5", "+croak", "+whisper")

@@ -26,7 +26,7 @@ from acgd.errors import UserError
 
 def main(arguments: list[str] | None = None) -> int:
     """The command; 0 when all that was asked for is here, 1, or 130 after Ctrl-C."""
-    from acgd.cli import explain, say
+    from acgd.commands.run import explain, say
 
     try:
         return run(read(arguments))
@@ -65,7 +65,7 @@ def read(arguments: list[str] | None) -> argparse.Namespace:
 
 def run(options: argparse.Namespace) -> int:
     """What `main` does; raises UserError for what cannot be."""
-    from acgd.cli import say
+    from acgd.commands.run import say
 
     if not options.what:
         show(list(registry.table().values()), cache_dir())
@@ -113,7 +113,7 @@ def compose(overrides: list[str]) -> Any:
     import hydra
     from omegaconf import OmegaConf
 
-    from acgd.cli import CONF, quoted
+    from acgd.commands.run import CONF, quoted
 
     with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
         return OmegaConf.to_container(

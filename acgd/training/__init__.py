@@ -1,0 +1,1 @@
+"""What trained the embedded models; inference reads nothing in here."""

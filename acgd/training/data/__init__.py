@@ -1,0 +1,1 @@
+"""Pictures and sounds to train on: where they come from, and their views."""
