@@ -44,9 +44,9 @@ STEPS = {  # case: overrides, pictures in the batch
         ["guidance.num_cutouts=32", "guidance.cutout_chunk=8"],
         1,
     ),
-    "cfg=0": (["guidance.cfg=0"], 1),
-    "cfg=1": (["guidance.cfg=1"], 1),
-    "cfg=3": (["guidance.cfg=3"], 1),
+    "cfg=0": (["guidance.cfg_scale=0"], 1),
+    "cfg=1": (["guidance.cfg_scale=1"], 1),
+    "cfg=3": (["guidance.cfg_scale=3"], 1),
     "not channels_last": ([], 1),
 }
 
@@ -126,12 +126,12 @@ def time_steps(what: str, overrides: list[str], batch: int, steps: int) -> Figur
 
     from acgd.pipeline.meter import Meter
 
-    studio, run = prepare(overrides, batch)
+    models, run = prepare(overrides, batch)
     layout = torch.contiguous_format if what == "not channels_last" else torch.channels_last
-    studio.model.unet.to(memory_format=layout)
-    studio.encoder.model.visual.to(memory_format=layout)
-    synchronise = torch.cuda.synchronize if studio.device.startswith("cuda") else lambda: None
-    meter = Meter(studio.device)
+    models.model.unet.to(memory_format=layout)
+    models.encoder.model.visual.to(memory_format=layout)
+    synchronise = torch.cuda.synchronize if models.device.startswith("cuda") else lambda: None
+    meter = Meter(models.device)
     next(run)
     synchronise()
     start, processor = time.perf_counter(), time.process_time()
@@ -154,28 +154,20 @@ def measure_sweep(overrides: list[str]) -> Iterator[Figure]:
 def prepare(overrides: list[str], batch: int) -> tuple[Any, Iterator]:
     """The models (kept from case to case) and a guided run of `batch` pictures of "a dog"."""
     import hydra
-    import torch
 
-    from acgd.commands.run import CONF
-    from acgd.config.instantiate import build
-    from acgd.diffusion.noise import Noise
-    from acgd.pipeline.models import Studio
+    from acgd.paths import CONF
+    from acgd.pipeline import settings
+    from acgd.pipeline.models import Models
+    from acgd.pipeline.sampling import sample
     from acgd.runs.run import resolve
     from acgd.types import Target
 
     with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
         cfg = resolve(hydra.compose("config", overrides))
-    studio, noise = Studio(cfg), Noise(range(batch))
-    diffusion = studio.model.diffusion(studio.sampler.steps)
-    target = Target(studio.encoder.text(["a dog"])[0], 1.0, "text", "a dog")
-    cond = target.embed.expand(batch, -1) if studio.cfg_scale else None
-    denoiser = studio.model.denoiser(diffusion, cond, studio.cfg_scale, cfg["class_id"], batch)
-    node = {key: value for key, value in cfg["guidance"].items() if key != "cfg"}
-    known = {"encoder": studio.encoder, "targets": [[target]] * batch, "diffusion": diffusion}
-    guide = build(node, **known, noise=noise)
-    side = studio.model.image_size
-    x = noise.like(torch.empty(batch, 3, side, side, device=studio.device))
-    return studio, studio.sampler(denoiser, x, noise=noise, guide=guide)
+    models = Models(cfg)
+    chosen = settings.read([{**cfg, "seed": seed} for seed in range(batch)])
+    target = Target(models.encoder.text(["a dog"])[0], 1.0, "text", "a dog")
+    return models, sample(models, [[target]] * batch, chosen, chosen.noise())
 
 
 def show(figures: Iterator[Figure]) -> None:

@@ -93,9 +93,9 @@ def run(overrides: list[str], batch: int, steps: int) -> dict:
 
     start = time.perf_counter()
     estimate = stand_in(memory)
-    studio, samples = prepare(overrides, batch)
-    studio.make_room()
-    drawn, cuda = time.perf_counter() - start, studio.device.startswith("cuda")
+    models, samples = prepare(overrides, batch)
+    models.make_room()
+    drawn, cuda = time.perf_counter() - start, models.device.startswith("cuda")
     if cuda:
         torch.cuda.reset_peak_memory_stats()
     seconds, processor = [], time.process_time()

@@ -3,7 +3,7 @@
     python scripts/evaluate.py [--data DIR] [--seeds 4] [--only text,default,audio] [KEY=VALUE ...]
 
 Four tables, each with chance beside it and a picture grid in outputs/evaluation/:
-    text     every concept's name as prompt, pure CLIP guidance (guidance.cfg=0)
+    text     every concept's name as prompt, pure CLIP guidance (guidance.cfg_scale=0)
     default  the same at the default settings
     audio    held-out recordings alone as prompt, default settings (--data: build_dataset's folder)
     sounds   the same recordings to words, by the encoder alone
@@ -27,12 +27,10 @@ from PIL import Image
 from torch import Tensor
 from tqdm import tqdm
 
-from acgd.commands.run import CONF
-from acgd.config.instantiate import build
-from acgd.diffusion.guidance.guidance import Guidance
-from acgd.diffusion.noise import Noise
-from acgd.pipeline import sampling
-from acgd.pipeline.models import Studio
+from acgd.paths import CONF
+from acgd.pipeline import settings
+from acgd.pipeline.models import Models
+from acgd.pipeline.sampling import sample, to_bytes
 from acgd.runs.run import resolve
 from acgd.training.data import picture_sentences
 from acgd.training.data.sound_views import SAMPLE_RATE, Sounds
@@ -53,23 +51,14 @@ class Prompt:
 
 
 @torch.no_grad()
-def paint(studio: Studio, cfg: dict, prompts: list[Prompt], scale: float, guided: bool) -> Tensor:
+def paint(models: Models, cfg: dict, prompts: list[Prompt], scale: float, guided: bool) -> Tensor:
     """Pictures (B, 3, H, W) in [0, 1], each its prompt's only target."""
-    noise = Noise([p.seed for p in prompts])
-    diffusion = studio.model.diffusion(studio.sampler.steps)
-    cond = sampling.condition(prompts, studio) if guided and scale else None
-    denoiser = studio.model.denoiser(diffusion, cond, scale if guided else 0.0)
-    guide = None
-    if guided:
-        targets = [p.targets for p in prompts]
-        node = {k: v for k, v in cfg["guidance"].items() if k != "cfg"}
-        known = {"encoder": studio.encoder, "targets": targets, "diffusion": diffusion}
-        guide: Guidance = build(node, **known, noise=noise)
-    side = studio.model.image_size
-    x = noise.like(torch.empty(len(prompts), 3, side, side))
-    for step in studio.sampler(denoiser, x, noise=noise, guide=guide):
+    own = {**cfg, "guidance": {**cfg["guidance"], "cfg_scale": scale}}
+    chosen = settings.read([{**own, "seed": prompt.seed} for prompt in prompts])
+    chosen = chosen if guided else chosen.unguided()
+    for step in sample(models, [prompt.targets for prompt in prompts], chosen, chosen.noise()):
         x = step.x
-    return sampling.to_bytes(x).float() / 255
+    return to_bytes(x).float() / 255
 
 
 def batches(prompts: list[Prompt], size: int) -> Iterator[list[Prompt]]:
@@ -134,16 +123,16 @@ class Evaluation:
     def __init__(self, args: argparse.Namespace):
         with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
             self.cfg = resolve(hydra.compose("config", args.overrides))
-        self.args, self.studio = args, Studio(self.cfg)
-        self.view, self.labels = self.studio.by_judge, self.studio.labels
+        self.args, self.models = args, Models(self.cfg)
+        self.view, self.labels = self.models.by_judge, self.models.labels
         self.result: dict = {"overrides": args.overrides}
 
     def run(self, name: str, prompts: list[Prompt], scale: float, twin: bool = False) -> None:
         pictures, twins = [], []
         for batch in batches(prompts, self.args.batch):
-            pictures.append(paint(self.studio, self.cfg, batch, scale, guided=True))
+            pictures.append(paint(self.models, self.cfg, batch, scale, guided=True))
             if twin:
-                twins.append(paint(self.studio, self.cfg, batch, 0.0, guided=False))
+                twins.append(paint(self.models, self.cfg, batch, 0.0, guided=False))
         pictures = torch.cat(pictures)
         concepts = torch.tensor([p.concept for p in prompts])
         similarity = self.judge(pictures)
@@ -166,7 +155,7 @@ class Evaluation:
 
     def caption(self, pictures: Tensor, concepts: Tensor) -> float | None:
         """Share of the pictures whose caption names the concept and no other."""
-        said = [text for p in pictures.split(64) for text in self.studio.captioner(p)]
+        said = [text for p in pictures.split(64) for text in self.models.captioner(p)]
         if not any(said):
             return None  # captioner=none
         asked = [self.labels[c] for c in concepts.tolist()]
@@ -177,7 +166,7 @@ class Evaluation:
         return round(share, 3)
 
     def names(self) -> list[Prompt]:
-        embeds, n = self.studio.encoder.text(self.labels), self.args.seeds
+        embeds, n = self.models.encoder.text(self.labels), self.args.seeds
         return [
             Prompt(c, [Target(embeds[c], 1.0, "text", "")], "all", n * c + s)
             for c in range(len(self.labels)) for s in range(n)
@@ -193,9 +182,9 @@ class Evaluation:
             if taken[group, c] > self.args.clips:
                 continue
             wave = sounds.clip(i)[: 10 * SAMPLE_RATE]
-            embed = self.studio.encoder.audio(wave[None])[0]
+            embed = self.models.encoder.audio(wave[None])[0]
             sound = Target(embed, 1.0, "audio", "")
-            targets = self.studio.by_encoder.spoken([sound], self.cfg["heard"])
+            targets = self.models.by_encoder.spoken([sound], self.cfg["heard"])
             prompts += [
                 Prompt(c, targets, group, 10000 + len(prompts) + s, embed)
                 for s in range(self.args.seeds)
@@ -204,7 +193,7 @@ class Evaluation:
 
     def retrieval(self, prompts: list[Prompt]) -> None:
         once = prompts[:: self.args.seeds]
-        similarity = torch.stack([p.sound for p in once]) @ self.studio.by_encoder.embeds.T
+        similarity = torch.stack([p.sound for p in once]) @ self.models.by_encoder.embeds.T
         place = ranks(similarity, torch.tensor([p.concept for p in once]))
         self.result["sounds"] = table("sounds to words, encoder", place, once, self.labels, True)
 
@@ -222,7 +211,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("outputs/evaluation"))
     args = parser.parse_intermixed_args()
     evaluation, only = Evaluation(args), args.only.split(",")
-    cfg_scale = evaluation.studio.cfg_scale
+    cfg_scale = evaluation.cfg["guidance"]["cfg_scale"]
     if "text" in only:
         evaluation.run("text", evaluation.names(), 0.0, twin=True)
     if "default" in only:

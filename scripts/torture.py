@@ -268,12 +268,12 @@ def warm(arguments: list[str]) -> None:
     with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
         cfg = hydra.compose("config", plain)
     from acgd.pipeline import captioning, sampling, scoring  # noqa: F401
-    from acgd.pipeline.models import Studio
+    from acgd.pipeline.models import Models
 
-    studio = Studio(resolve(cfg))
-    for view in filter(None, (studio.by_encoder, studio.by_judge)):
+    models = Models(resolve(cfg))
+    for view in filter(None, (models.by_encoder, models.by_judge)):
         view.embeds  # noqa: B018 (encoded once)
-    environment.describe(resolve(cfg), studio.device, studio.precision)
+    environment.describe(resolve(cfg), models.device, models.precision)
 
 
 def runs(made: Path) -> set[str]:

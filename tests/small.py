@@ -2,13 +2,24 @@
 
 import torch
 import torch.nn.functional as F
+import yaml
 
 from acgd.diffusion.denoiser import Denoiser
 from acgd.diffusion.process import Diffusion
-from acgd.media.images import normalise
+from acgd.media.preprocess import normalise
 from acgd.models.clip import CLIP
 from acgd.models.unet import UNet
+from acgd.paths import CONF
+from acgd.pipeline import settings
 from acgd.types import Target
+
+LOSSES = yaml.safe_load((CONF / "guidance" / "default.yaml").read_text())["losses"]
+OPTIONS = {
+    "_target_": "acgd.diffusion.guidance.guidance.Guidance",
+    "losses": LOSSES,
+    **dict.fromkeys(LOSSES, 0.0),
+    "clip": 1000.0,
+}
 
 
 def normal(*shape, seed=0):
@@ -44,3 +55,9 @@ def denoiser(respacing="8"):
 
 def targets(*seeds, kind="audio", weight=1.0):
     return [Target(F.normalize(normal(16, seed=s), dim=0), weight, kind, str(s)) for s in seeds]
+
+
+def guidance(encoder, rows, diffusion, noise, init_image=None, **options):
+    """Guidance as the pipeline puts it together; unguided by anything but clip unless asked."""
+    known = {"encoder": encoder, "targets": rows, "diffusion": diffusion, "noise": noise}
+    return settings.guide({**OPTIONS, **options}, init_image=init_image, **known)

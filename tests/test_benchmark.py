@@ -34,7 +34,7 @@ def test_a_process_that_fails_ends_the_benchmark_with_its_words():
 
 
 def test_every_case_of_the_steps_has_a_line(tiny, capsys, monkeypatch):
-    monkeypatch.setattr(models, "_built", {})  # models of other layouts have other last bits
+    monkeypatch.setattr(models.CACHE, "kept", {})  # models of other layouts have other last bits
     benchmark.main(["--only", "steps", "--steps", "1", "--rounds", "1", *tiny])
     lines = capsys.readouterr().out.split("\n")
     for case in benchmark.STEPS:
@@ -88,7 +88,7 @@ def test_the_full_configuration_runs_without_files(monkeypatch, precision):
     ):
         for name in names:
             monkeypatch.setattr(module, name, getattr(module, name))
-    monkeypatch.setattr(models, "_built", {})
+    monkeypatch.setattr(models.CACHE, "kept", {})
     clip = {key: value for key, value in ENCODER.items() if key not in SMALL["encoder"]}
     del clip["sample_rate"]
     monkeypatch.setattr(

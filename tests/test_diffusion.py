@@ -98,4 +98,4 @@ def test_denoiser_refuses_what_does_not_fit(conditional):
     with pytest.raises(UserError, match="learn_sigma"):
         Denoiser(conditional, d)(normal(1, 3, 16, 16), torch.tensor([1]))
     with pytest.raises(UserError, match="cfg"):
-        Denoiser(conditional, d, cfg=2.0)
+        Denoiser(conditional, d, cfg_scale=2.0)

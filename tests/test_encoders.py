@@ -8,11 +8,11 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 from safetensors.torch import save_file
+from small import guidance
 from test_audioclip import HEAD, noise, small
 from test_clip import RESNET, VIT
 
 from acgd.checkpoints import load as checkpoints
-from acgd.diffusion.guidance.guidance import Guidance
 from acgd.diffusion.noise import Noise
 from acgd.diffusion.process import Diffusion
 from acgd.encoders.audioclip import AudioCLIPEncoder
@@ -252,11 +252,11 @@ def test_ensemble_guides_by_the_weighted_sum(tmp_path):
     said = both.text(["a cat"])[0]
     settings = {"clip": 100.0, "num_cutouts": 3, "blend": False}
     noise_, diffusion = Noise([0]), Diffusion(respacing="10")
-    whole = Guidance(both, [[Target(said, 1.0, "text", "")]], diffusion, noise_, **settings)
+    whole = guidance(both, [[Target(said, 1.0, "text", "")]], diffusion, noise_, **settings)
     found, apart, one_by_one = whole(x, x, t), 0.0, Noise([0])
     for member in both.members:
         own = Target(member.encoder.text(["a cat"])[0], member.weight, "text", "")
-        apart += Guidance(member.encoder, [[own]], diffusion, one_by_one, **settings)(x, x, t)[1]
+        apart += guidance(member.encoder, [[own]], diffusion, one_by_one, **settings)(x, x, t)[1]
     torch.testing.assert_close(found[1], apart, rtol=1e-3, atol=1e-5)
 
 
@@ -264,7 +264,7 @@ def test_ensemble_guides_a_sample_as_if_it_were_alone(tmp_path):
     both, x, t = pair(tmp_path, a=3.0), torch.randn(2, 3, 48, 48), torch.tensor([4, 4])
     aims = [[Target(embed, 1.0, "text", "")] for embed in both.text(["a cat", "rain"])]
     settings = {"clip": 100.0, "num_cutouts": 3, "cutout_chunk": 2}
-    guide = lambda aims, seeds: Guidance(  # noqa: E731
+    guide = lambda aims, seeds: guidance(  # noqa: E731
         both, aims, Diffusion(respacing="10"), Noise(seeds), **settings
     )
     grad_x, grad_x0, found = guide(aims, [5, 6])(x, x, t)
@@ -282,10 +282,10 @@ def test_sounds_go_to_members_that_hear(tmp_path):
     both, x, t = Ensemble({"a": deaf, "b": hears}), torch.randn(1, 3, 32, 32), torch.tensor([4])
     sound = both.audio(noise(1))[0]
     assert not sound[:16].any() and torch.allclose(sound[16:], hears.audio(noise(1))[0], atol=1e-6)
-    guide = Guidance(
+    guide = guidance(
         both, [[Target(sound, 1.0, "audio", "")]], Diffusion(respacing="10"), Noise([0])
     )
-    assert [float(view.weights.sum()) for view in guide.views] == [0.0, 0.5]
+    assert [float(view.weights.sum()) for view in guide.losses["clip"].views] == [0.0, 0.5]
     assert guide(x, x, t)[1].any()
     with pytest.raises(UserError, match="none of these encoders hears"):
         Ensemble({"a": deaf}).audio(noise(1))

@@ -14,12 +14,12 @@ from conftest import ROOT, command, compose
 from reference import guidance as reference
 from reference.inputs import evaluate
 
-from acgd.config.instantiate import build
 from acgd.diffusion.noise import Noise
 from acgd.diffusion.samplers.guided import guided
 from acgd.encoders.zero_shot import read_labels
 from acgd.evaluation import compare
 from acgd.models.unet import UNet
+from acgd.pipeline.settings import guide
 from acgd.runs import records as run_records
 from acgd.runs.run import expand, resolve
 from acgd.types import Target
@@ -123,12 +123,11 @@ class Composed(reference.Notebook):
     def guidance(self, diffusion, noise, weights, *, cutouts: int, share: float):
         cfg = resolve(compose("experiment=notebook", f"guidance.num_cutouts={cutouts}"))
         assert cfg["shared_noise"] and isinstance(noise, type(Noise.shared(0)))
-        node = {key: value for key, value in cfg["guidance"].items() if key != "cfg"}
         embeds = torch.nn.functional.normalize(self.text_embeds, dim=-1)
         rows = [Target(e, share * w, "text", "") for e, w in zip(embeds, weights, strict=True)]
         rows += [Target(e, 1 - share, "audio", "") for e in self.audio]
         known = {"targets": [rows], "diffusion": diffusion, "noise": noise}
-        return build(node, encoder=self.encoder, **known)
+        return guide(cfg["guidance"], encoder=self.encoder, **known)
 
 
 def test_the_notebook_s_guidance_gradient_is_the_golden_one():
@@ -142,8 +141,8 @@ def test_the_notebook_s_guidance_gradient_is_the_golden_one():
         index = int(name.split(".")[2].removeprefix("t"))
         noise = Noise.shared(1234 + index)
         given = {"cutouts": settings["cutn"], "share": settings["LOSS_PROP_TEXT"]}
-        guide = notebook.guidance(notebook.diffusion, noise, notebook.weights, **given)
-        step = guided(notebook.denoiser(notebook.diffusion), x, torch.tensor([index]), guide)
+        guide_ = notebook.guidance(notebook.diffusion, noise, notebook.weights, **given)
+        step = guided(notebook.denoiser(notebook.diffusion), x, torch.tensor([index]), guide_)
         error = np.linalg.norm(-step.grad.numpy() - arrays[name]) / np.linalg.norm(arrays[name])
         assert error <= bound, name
 

@@ -8,25 +8,30 @@ import torch
 import torch.nn.functional as F
 import yaml
 from small import SmallEncoder, normal, targets
+from small import guidance as small_guidance
 
 from acgd.config.instantiate import build
-from acgd.diffusion.guidance import losses
 from acgd.diffusion.guidance.cutouts import cut, draw_boxes
-from acgd.diffusion.guidance.guidance import Guidance, pack_targets
+from acgd.diffusion.guidance.losses.clip import pack_targets, spherical_distance
+from acgd.diffusion.guidance.losses.init import InitDistance
+from acgd.diffusion.guidance.losses.range import OutOfRange
+from acgd.diffusion.guidance.losses.sat import Saturation
+from acgd.diffusion.guidance.losses.tv import TotalVariation
 from acgd.diffusion.guidance.schedules import Constant, Cosine, Linear, Window
 from acgd.diffusion.noise import Noise
 from acgd.diffusion.process import Diffusion
 from acgd.errors import UserError
+from acgd.pipeline import settings
 
 CONF = Path(__file__).parent.parent / "conf"
 DIFFUSION = Diffusion(respacing="10")
 ENCODER = SmallEncoder()
 
 
-def guidance(rows, seeds=None, **settings):
+def guidance(rows, seeds=None, **options):
     seeds = seeds or list(range(len(rows)))
-    settings = {"num_cutouts": 5, "clip": 100.0} | settings
-    return Guidance(ENCODER, rows, DIFFUSION, Noise(seeds), **settings)
+    options = {"num_cutouts": 5, "clip": 100.0} | options
+    return small_guidance(ENCODER, rows, DIFFUSION, Noise(seeds), **options)
 
 
 @pytest.mark.parametrize("height, width", [(40, 56), (20, 13)])
@@ -59,19 +64,19 @@ def test_spherical_distance_and_its_gradient_at_the_ends():
     a = F.normalize(normal(4, 8), dim=-1)
     for b, value in ((a, 0.0), (-a, math.pi**2 / 2), (a * 3, 0.0)):
         x = a.clone().requires_grad_()
-        found = losses.spherical_distance(x, b)
+        found = spherical_distance(x, b)
         torch.testing.assert_close(found, torch.full((4,), value), atol=1e-5, rtol=1e-5)
         assert torch.isfinite(torch.autograd.grad(found.sum(), x)[0]).all()
     x, y = normal(5, 8).double(), normal(5, 8, seed=1).double()
     chord = (F.normalize(x, dim=-1) - F.normalize(y, dim=-1)).norm(dim=-1)
-    torch.testing.assert_close(losses.spherical_distance(x, y), 2 * (chord / 2).arcsin() ** 2)
+    torch.testing.assert_close(spherical_distance(x, y), 2 * (chord / 2).arcsin() ** 2)
 
 
 def test_range_and_saturation_see_only_the_excess():
     x = torch.zeros(2, 3, 4, 4)
     x[1, 0, 0, 0] = 3.0
-    assert losses.out_of_range(x).tolist() == [0.0, pytest.approx(4 / 48)]
-    assert losses.saturation(x).tolist() == [0.0, pytest.approx(2 / 48)]
+    assert OutOfRange()(x).tolist() == [0.0, pytest.approx(4 / 48)]
+    assert Saturation()(x).tolist() == [0.0, pytest.approx(2 / 48)]
 
 
 @pytest.mark.parametrize("blend", [True, False])
@@ -87,11 +92,11 @@ def test_gradients_are_those_of_the_whole_loss(blend):
     x_in = x0 * f + x * (1 - f)
     boxes = draw_boxes(Noise([0, 1]), 5, 48, 48, 32)
     seen = ENCODER.image((cut(x_in, boxes, 32) + 1) / 2).unflatten(0, (5, 2))
-    total = 5 * losses.init_distance(x_in, init).sum() + 2 * losses.tv(x_in).sum()
-    total = total + 4 * losses.saturation(x_in).sum() + 3 * losses.out_of_range(x0).sum()
+    total = 5 * InitDistance(init)(x_in).sum() + 2 * TotalVariation()(x_in).sum()
+    total = total + 4 * Saturation()(x_in).sum() + 3 * OutOfRange()(x0).sum()
     for b, row in enumerate(rows):
         for target in row:
-            apart = losses.spherical_distance(seen[:, b], target.embed).mean()
+            apart = spherical_distance(seen[:, b], target.embed).mean()
             total = total + 30 * target.weight * apart
     expected = torch.autograd.grad(total, [x, x0], materialize_grads=True)
     for found, wanted in zip(grads, expected, strict=True):
@@ -116,7 +121,8 @@ def test_equal_cuts_are_encoded_once():
             seen.append(len(pixels))
             return super().image(pixels)
 
-    guide = Guidance(Counting(), [targets(0)] * 2, DIFFUSION, Noise([0, 1]), num_cutouts=9)
+    rows = [targets(0)] * 2
+    guide = small_guidance(Counting(), rows, DIFFUSION, Noise([0, 1]), num_cutouts=9)
     guide(normal(2, 3, 24, 24), normal(2, 3, 24, 24), torch.tensor([4, 4]))
     assert seen == [2]
 
@@ -163,7 +169,7 @@ def test_when_guidance_is_active():
 
 def test_steps_of_pure_noise_are_not_guided():
     cosine = Diffusion("cosine", respacing="20")
-    guide = Guidance(ENCODER, [targets(0)], cosine, Noise([0]))
+    guide = small_guidance(ENCODER, [targets(0)], cosine, Noise([0]))
     assert [guide.active(torch.tensor([t])) for t in (19, 18)] == [False, True]
 
 
@@ -200,11 +206,23 @@ def test_settings_that_cannot_be(wrong):
 )
 def test_guidance_is_built_from_its_yaml(path):
     node = yaml.safe_load((CONF / "guidance" / "default.yaml").read_text())
-    del node["defaults"], node["cfg"]
+    del node["defaults"]
     node["schedule"] = yaml.safe_load(path.read_text())
     known = {"targets": [targets(0)], "diffusion": DIFFUSION, "noise": Noise([0])}
-    guide = build(node, encoder=ENCODER, **known)
-    assert guide.schedule.start == 0.0 and guide.scales["clip"] == node["clip"]
+    guide = settings.guide(node, encoder=ENCODER, **known)
+    assert guide.schedule.start == 0.0 and guide.weights["clip"] == node["clip"]
+    assert guide.acting == ["clip", "range"]
+
+
+def test_an_option_that_nothing_takes_is_refused():
+    with pytest.raises(UserError, match=r"guidance\.num_cutout: neither"):
+        guidance([targets(0)], num_cutout=3)
+
+
+def test_targets_and_pictures_must_be_as_many():
+    x = normal(2, 3, 48, 48)
+    with pytest.raises(ValueError, match="targets for 1 samples, pictures of 2"):
+        guidance([targets(0)])(x, x, torch.tensor([4, 4]))
 
 
 @pytest.mark.parametrize("path", sorted(CONF.glob("sampler/*.yaml")), ids=lambda p: p.stem)

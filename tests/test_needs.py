@@ -61,15 +61,15 @@ def test_small_models_are_not_looked_into(cfg, capsys, monkeypatch):
     assert capsys.readouterr().err == ""
 
 
-def test_the_studio_asks_before_it_loads_and_only_once(cfg, monkeypatch):
+def test_memory_is_counted_before_models_load_and_only_once(cfg, monkeypatch):
     order = []
-    monkeypatch.setattr(models, "_built", {})
+    monkeypatch.setattr(models.CACHE, "kept", {})
     monkeypatch.setattr(memory, "check", lambda *_: order.append("check"))
     monkeypatch.setattr(
         models, "make", lambda *a, make=models.make, **k: (order.append("make"), make(*a, **k))[1]
     )
-    models.Studio(cfg)
-    models.Studio(cfg)
+    models.Models(cfg)
+    models.Models(cfg)
     assert order == ["check", *["make"] * 5]  # model, encoder, judge, describer, captioner
 
 

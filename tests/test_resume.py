@@ -14,7 +14,7 @@ from PIL import Image
 
 from acgd.config import validate
 from acgd.errors import UserError
-from acgd.pipeline import batching, runner, sampling, snapshot
+from acgd.pipeline import batching, drawing, runner, snapshot
 from acgd.pipeline.sample import Sample
 from acgd.runs import locks
 from acgd.runs.folder import Record, os, status
@@ -154,7 +154,7 @@ def test_a_batch_is_ok_as_a_whole(runs, monkeypatch, tmp_path):
     with pytest.raises(Killed):
         runner.render(made)
     written = contents(made)
-    monkeypatch.setattr(sampling, "draw", None)  # nothing is sampled again
+    monkeypatch.setattr(drawing, "draw", None)  # nothing is sampled again
     (made[2].folder / ".lock").touch()  # killed before it was taken away
     runner.render(made)
     assert [status(run.folder) for run in made] == ["ok"] * 3

@@ -15,7 +15,7 @@ from PIL import Image
 from acgd import atomic_files
 from acgd.encoders import zero_shot
 from acgd.errors import UserError
-from acgd.pipeline import runner, sampling, scoring
+from acgd.pipeline import drawing, runner, scoring
 from acgd.runs import folder as folders
 from acgd.runs.run import Run, expand
 from acgd.types import Target
@@ -109,7 +109,7 @@ def test_guidance_reaches_the_picture(render):
 
 
 def test_the_condition_reaches_the_picture(render):
-    (plain,), (conditional,) = render("guidance.cfg=0"), render("guidance.cfg=3")
+    (plain,), (conditional,) = render("guidance.cfg_scale=0"), render("guidance.cfg_scale=3")
     assert abs(pixels(plain) - pixels(conditional)).max() > 1
 
 
@@ -128,7 +128,7 @@ def test_a_finished_run_is_left_alone_unless_forced(render, capsys):
 def test_an_interrupted_run_goes_on_to_the_same_picture(render, monkeypatch, tmp_path, sampler):
     chosen = [f"sampler={sampler}", "sampler.steps=5", "seed=[0,1]"]
     whole = render(*chosen, f"outputs={tmp_path / 'whole'}")
-    keep, seen = sampling.keep, []
+    keep, seen = drawing.keep, []
 
     def stop_at_third(batch, step, count, *rest):
         seen.append(count)
@@ -136,7 +136,7 @@ def test_an_interrupted_run_goes_on_to_the_same_picture(render, monkeypatch, tmp
             raise KeyboardInterrupt
         keep(batch, step, count, *rest)
 
-    monkeypatch.setattr(sampling, "keep", stop_at_third)
+    monkeypatch.setattr(drawing, "keep", stop_at_third)
     with pytest.raises(KeyboardInterrupt):
         render(*chosen)
     folder = tmp_path / "outputs" / "main"
@@ -171,7 +171,7 @@ def test_a_twin_is_the_same_seed_without_guidance(render):
 
 def test_an_init_image_is_where_it_starts(render, tmp_path):
     Image.new("RGB", (40, 30), (250, 10, 10)).save(tmp_path / "red.png")
-    red = [f"init_image={tmp_path / 'red.png'}", "guidance.clip=0", "guidance.cfg=0"]
+    red = [f"init_image={tmp_path / 'red.png'}", "guidance.clip=0", "guidance.cfg_scale=0"]
     # random weights predict noise near 0; an x0 of theirs would have nothing of the picture
     red += ["model.predicts=eps", "model.clip_denoised=false", "sampler.steps=10"]
     (late,), (early,) = render(*red, "skip_steps=9"), render(*red, "skip_steps=1")

@@ -3,10 +3,9 @@
 import numpy as np
 import pytest
 import torch
-from small import SmallEncoder, denoiser, normal, targets
+from small import SmallEncoder, denoiser, guidance, normal, targets
 
 from acgd.diffusion.denoiser import Denoiser
-from acgd.diffusion.guidance.guidance import Guidance
 from acgd.diffusion.noise import Noise
 from acgd.diffusion.process import Diffusion
 from acgd.diffusion.samplers.ddim import DDIM, invert
@@ -157,7 +156,7 @@ def test_a_sample_alone_equals_itself_in_a_batch(sampler, through_unet):
     def run(rows):
         noise = Noise([100 + row for row in rows])
         x = noise.like(torch.empty(len(rows), 3, 32, 32))
-        guide = Guidance(
+        guide = guidance(
             encoder,
             [wanted[row] for row in rows],
             model.diffusion,

@@ -23,7 +23,7 @@ from PIL import Image
 
 from acgd.errors import UserError
 from acgd.paths import CONF
-from acgd.pipeline import models, sampling
+from acgd.pipeline import drawing, models
 from acgd.runs.run import Run, expand, resolve
 from acgd.sweep import plugin
 from acgd.sweep.compose import Composer
@@ -94,14 +94,14 @@ def together(tiny, sounds, tmp_path, monkeypatch):
         plugin.make(made)
         return made
 
-    draw = sampling.draw
+    draw = drawing.draw
     go.batches = []
 
     def counting(batch, *rest, **more):
         go.batches.append([(sample.run.label, sample.run.seed) for sample in batch])
         return draw(batch, *rest, **more)
 
-    monkeypatch.setattr(sampling, "draw", counting)
+    monkeypatch.setattr(drawing, "draw", counting)
     return go
 
 
@@ -119,7 +119,7 @@ def test_jobs_that_differ_in_weights_share_a_batch_and_come_out_as_alone(
     # the model's random weights leave it to guidance: 300 and 6000 are far apart
     settings = [
         ["guidance.clip=300", "seed=[0,1]"],
-        ["guidance.clip=6000", "guidance.cfg=3", "seed=[0,1]"],
+        ["guidance.clip=6000", "guidance.cfg_scale=3", "seed=[0,1]"],
         ["guidance.clip=6000", "guidance.range=20", "heard=0.5", f"prompt.path={sounds}/hiss.wav"],
         ["guidance.clip=6000", "guidance.tv=9"],  # another loss: not in their company
     ]
@@ -145,14 +145,14 @@ def test_jobs_that_differ_in_weights_share_a_batch_and_come_out_as_alone(
 
 
 def test_a_batch_that_fails_is_tried_one_by_one(together, monkeypatch):
-    draw = sampling.draw
+    draw = drawing.draw
 
     def fails_for_seed_2(batch, *rest, **more):
         if any(sample.run.seed == 2 for sample in batch):
             raise RuntimeError("out of memory")
         return draw(batch, *rest, **more)
 
-    monkeypatch.setattr(sampling, "draw", fails_for_seed_2)
+    monkeypatch.setattr(drawing, "draw", fails_for_seed_2)
     made = together(*[[f"seed={seed}"] for seed in range(4)])
     assert [job.status for job in made] == ["ok", "ok", "failed", "ok"]
     said = json.loads((made[2].folder / "status.json").read_text())
@@ -172,7 +172,7 @@ def test_models_are_made_once_and_never_two_at_a_time(together, monkeypatch):
         encoders.extend([weakref.ref(built)] if name == "encoder" else [])
         return built
 
-    monkeypatch.setattr(models, "_built", {})
+    monkeypatch.setattr(models.CACHE, "kept", {})
     monkeypatch.setattr(models, "make", counting)
     other = "encoder.truncate=false"
     together(["sampler=ddim"], ["sampler=ddim", other], ["sampler=ddpm"], ["sampler=ddpm", other])
@@ -184,7 +184,7 @@ def test_jobs_are_announced_before_anything_is_made(together, monkeypatch, tmp_p
     def look(batch, *rest, **more):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(sampling, "draw", look)
+    monkeypatch.setattr(drawing, "draw", look)
     with pytest.raises(KeyboardInterrupt):
         together(["seed=[0,1]"], ["seed=2"])
     states = [
@@ -224,7 +224,7 @@ def test_a_job_s_value_is_the_mean_of_its_score(together, sounds):
         (["optimize=gain"], "twin=true"),
         (["optimize=twin.encoder.similarity"], "twin=true"),
         (["guidance.clip=much"], "guidance.clip=much"),
-        (["guidance.cfg=true"], "guidance.cfg=True"),
+        (["guidance.cfg_scale=true"], "guidance.cfg_scale=True"),
     ],
 )
 def test_mistakes_are_told_before_the_sampling(given, says):

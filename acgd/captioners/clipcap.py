@@ -14,7 +14,7 @@ from acgd.checkpoints import load as checkpoints
 from acgd.checkpoints import registry
 from acgd.encoders.clip import CLIPEncoder
 from acgd.errors import UserError
-from acgd.media.images import normalise, resized
+from acgd.media.preprocess import normalise, resized
 from acgd.models.clipcap import LEGACY, TIED, ClipCap
 from acgd.types import Encoder
 

@@ -14,7 +14,7 @@ from acgd.captioners.decoding import Decoding
 from acgd.checkpoints import load as checkpoints
 from acgd.encoders.audioclip import AudioCLIPEncoder
 from acgd.errors import UserError
-from acgd.media.images import normalise
+from acgd.media.preprocess import normalise
 from acgd.models.clip import VisionTransformer
 from acgd.types import Encoder
 

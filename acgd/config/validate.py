@@ -7,7 +7,6 @@ import re
 
 from acgd.errors import UserError
 
-SCALES = ("clip", "tv", "range", "sat", "init")  # of guidance's losses; each sample has its own
 SCORE = re.compile(
     r"(?P<twin>twin\.)?(encoder|(?P<judge>judge))\."
     r"(similarity|rank|image_(audio|heard|text|image|reference))"
@@ -30,7 +29,7 @@ def check(plain: dict) -> None:
         if isinstance(value, bool) or not isinstance(value, int) or value < least:
             raise UserError(f"{key}={value}: must be a whole number, {least} or more")
     every(plain["snapshot_every"])
-    for name in (*SCALES, "cfg"):
+    for name in (*(plain["guidance"].get("losses") or ()), "cfg_scale"):
         value = plain["guidance"].get(name) or 0
         if (
             isinstance(value, bool)

@@ -1,7 +1,7 @@
 """A sound in a sentence, by MusCaps (Manco et al., arXiv:2104.11984).
 
 The published model hears 5 s chunks through a music tagger; the embedded one hears through the
-encoder that guides, whose ears the studio hands over.
+encoder that guides, whose ears the models hands over.
 """
 
 from __future__ import annotations

@@ -14,7 +14,7 @@ class Denoiser:
     """One meaning for every network: (x (B,3,H,W), t (B,)) -> Prediction(x0, eps, log_var).
 
     `predicts`: what the network's first channels are: "eps", "x0" or "v". `cond` (B,D): an
-    embedding per sample, used where `cfg` is not 0: 1 is conditional only, other values go from
+    embedding per sample, used where `cfg_scale` is not 0: 1 is conditional only, others go from
     the unconditional prediction through the conditional one and beyond (classifier-free guidance,
     Ho & Salimans 2022, 2207.12598), both in one batched call; a number, or (B,1,1,1).
     `y` (B,): class ids for networks that have classes.
@@ -26,17 +26,18 @@ class Denoiser:
         diffusion: Diffusion,
         predicts: str = "eps",
         cond: Tensor | None = None,
-        cfg: float | Tensor = 0.0,
+        cfg_scale: float | Tensor = 0.0,
         clip_denoised: bool = False,
         y: Tensor | None = None,
     ):
         if predicts not in ("eps", "x0", "v"):
             raise UserError(f"unknown prediction {predicts!r}: choose from eps, x0, v")
-        self.strength = {float(value) for value in torch.as_tensor(cfg).flatten()}
+        self.strength = {float(value) for value in torch.as_tensor(cfg_scale).flatten()}
         if self.strength != {0.0} and cond is None:
-            raise UserError("guidance.cfg needs a condition: set it to 0 for a model without one")
+            raise UserError("guidance.cfg_scale needs a condition: a model without one takes 0")
         self.unet, self.diffusion, self.predicts = unet, diffusion, predicts
-        self.cond, self.cfg, self.clip_denoised, self.y = cond, cfg, clip_denoised, y
+        self.cond, self.cfg_scale, self.y = cond, cfg_scale, y
+        self.clip_denoised = clip_denoised
 
     def __call__(self, x: Tensor, t: Tensor) -> Prediction:
         out, frac = self._split(self._network(x, self.diffusion.model_timesteps(t)), x.shape[1])
@@ -44,7 +45,7 @@ class Denoiser:
         return Prediction(x0, eps, self.diffusion.log_variance(t, frac).expand_as(x))
 
     def _network(self, x: Tensor, timesteps: Tensor) -> Tensor:
-        """The network's output, guided by cfg: (B, C or 2C, H, W) float32."""
+        """The network's output, guided by its condition: (B, C or 2C, H, W) float32."""
         given = {} if self.y is None else {"y": self.y}
         if self.strength == {0.0}:
             return self.unet(x, timesteps, **given).float()
@@ -56,7 +57,7 @@ class Denoiser:
         double = torch.cat([x, x]), torch.cat([timesteps, timesteps])
         out = self.unet(*double, cond=cond, cond_mask=mask, **given).float()
         with_cond, without = out.chunk(2)
-        mixed = without + self.cfg * (with_cond - without)
+        mixed = without + self.cfg_scale * (with_cond - without)
         # The variance is not extrapolated: it stays the conditional one.
         return torch.cat([mixed[:, : x.shape[1]], with_cond[:, x.shape[1] :]], dim=1)
 

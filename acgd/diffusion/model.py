@@ -59,15 +59,17 @@ class PictureModel:
         self,
         diffusion: Diffusion,
         cond: Tensor | None = None,
-        cfg: float | Tensor = 0.0,
+        cfg_scale: float | Tensor = 0.0,
         class_id: int | None = None,
         batch: int = 1,
     ) -> Denoiser:
-        """The network as samplers see it. cond (B, cond_dim); cfg a number or (B, 1, 1, 1);
+        """The network as samplers see it. cond (B, cond_dim); cfg_scale a number or (B, 1, 1, 1);
         class_id for models with classes."""
         y = None
         if self.unet.class_cond:
             if class_id is None:
                 raise UserError("this model has classes: choose one with class_id=0 to 999")
             y = torch.full((batch,), int(class_id), device=next(self.unet.parameters()).device)
-        return Denoiser(self.unet, diffusion, self.predicts, cond, cfg, self.clip_denoised, y=y)
+        return Denoiser(
+            self.unet, diffusion, self.predicts, cond, cfg_scale, self.clip_denoised, y=y
+        )

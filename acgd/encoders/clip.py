@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from acgd.checkpoints import load as checkpoints
 from acgd.errors import UserError
-from acgd.media import images
+from acgd.media import preprocess
 from acgd.models.clip import CLIP, halve_, sizes
 from acgd.models.tokenizer import tokenizer
 
@@ -72,7 +72,7 @@ class CLIPEncoder:
         """(N, 3, S, S) in [0, 1] with S = image_size -> (N, D), unit norm, float32."""
         if pixels.shape[-2:] != (self.image_size, self.image_size):
             raise ValueError(f"pictures are {tuple(pixels.shape)}, not {self.image_size} square")
-        x = images.normalise(pixels.to(self.device))
+        x = preprocess.normalise(pixels.to(self.device))
         x = x.contiguous(memory_format=torch.channels_last)
         return F.normalize(self.model.encode_image(x).float(), dim=-1)
 
@@ -93,7 +93,7 @@ class CLIPEncoder:
 
     def pixels(self, image: Image.Image) -> Tensor:
         """A picture of any size as `image` wants it: (3, S, S) in [0, 1]."""
-        return images.pixels(image, self.image_size)
+        return preprocess.pixels(image, self.image_size)
 
 
 def read(

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from acgd.errors import UserError
 from acgd.media.audio import resample
-from acgd.media.images import resized
+from acgd.media.preprocess import resized
 from acgd.types import Encoder, Member
 
 

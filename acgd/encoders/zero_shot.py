@@ -13,7 +13,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from acgd.errors import UserError
-from acgd.media.images import load, pixels, resized
+from acgd.media.images import load
+from acgd.media.preprocess import pixels, resized
 from acgd.paths import CONCEPTS
 from acgd.types import Encoder, Target
 

@@ -15,7 +15,6 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from acgd.config.validate import SCALES
 from acgd.errors import say
 from acgd.pipeline.sample import Sample
 from acgd.runs import folder as folders
@@ -43,17 +42,17 @@ def together(samples: list[Sample]) -> list[list[Sample]]:
 def company(cfg: dict) -> str:
     """What samples of a batch have in common; equal for those that may share one.
 
-    Of guidance's weights that is whether they are 0 (of cfg, which of the network's ways it takes),
-    so that a sample computes, draws and records the same alone as in company.
+    Of guidance's weights that is whether they are 0 (of cfg_scale, which of the network's ways it
+    takes), so that a sample computes, draws and records the same alone as in company.
     """
     shared = {key: value for key, value in cfg.items() if key not in OWN}
     guidance = dict(cfg["guidance"])
-    for name in {*SCALES} & guidance.keys():
+    for name in guidance.get("losses") or ():
         guidance[name] = bool(guidance[name])
-    if (scale := guidance.get("cfg") or 0) not in (0, 1):
-        guidance["cfg"] = "some"
+    if (scale := guidance.get("cfg_scale") or 0) not in (0, 1):
+        guidance["cfg_scale"] = "some"
     else:
-        guidance["cfg"] = int(scale)
+        guidance["cfg_scale"] = int(scale)
     return json.dumps(shared | {"guidance": guidance}, sort_keys=True)
 
 

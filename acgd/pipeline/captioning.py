@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from acgd.pipeline.models import Studio
+from acgd.pipeline.models import Models
 from acgd.pipeline.sample import Sample
 from acgd.runs.folder import CAPTIONS
 from acgd.types import Encoder
@@ -19,20 +19,20 @@ from acgd.types import Encoder
 CHUNK = 32  # previews captioned at once
 
 
-def write(batch: list[Sample], studio: Studio, pixels: Tensor) -> None:
+def write(batch: list[Sample], models: Models, pixels: Tensor) -> None:
     """Caption a batch's pictures (B, 3, H, W) uint8 and its previews; note how well they agree.
 
     A sample gets its caption and, among its scores, `caption_agreement`; its folder captions.csv.
     """
-    captions = studio.captioner(pixels.float() / 255)
+    captions = models.captioner(pixels.float() / 255)
     previews = [find_previews(sample) for sample in batch]
     of_previews = (
-        look_back([path for own in previews for path in own], studio) if any(captions) else {}
+        look_back([path for own in previews for path in own], models) if any(captions) else {}
     )
     for sample, caption, own in zip(batch, captions, previews, strict=True):
         sample.caption = caption
         words = sample.words or asked(sample)
-        sample.scores["caption_agreement"] = agreement(studio.judge, words, caption)
+        sample.scores["caption_agreement"] = agreement(models.judge, words, caption)
         if caption:
             rows = [(path, of_previews[path]) for path in own]
             name, steps = f"images/seed{sample.run.seed}.png", len(sample.record.losses)
@@ -49,13 +49,13 @@ def step_of(path: Path) -> int:
     return int(path.stem.removeprefix("step_"))
 
 
-def look_back(paths: list[Path], studio: Studio) -> dict[Path, str]:
+def look_back(paths: list[Path], models: Models) -> dict[Path, str]:
     """Captions of pictures on disk, by path."""
     found = {}
     for i in range(0, len(paths), CHUNK):
         arrays = [np.array(Image.open(path).convert("RGB")) for path in paths[i : i + CHUNK]]
         x = torch.from_numpy(np.stack(arrays)).permute(0, 3, 1, 2).float() / 255
-        found |= dict(zip(paths[i : i + CHUNK], studio.captioner(x), strict=True))
+        found |= dict(zip(paths[i : i + CHUNK], models.captioner(x), strict=True))
     return found
 
 

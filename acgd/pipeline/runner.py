@@ -1,6 +1,6 @@
 """From runs to finished folders: encode the prompts, sample in batches, caption, judge, write.
 
-The runner and its hands (studio, sampling, results) know the config; nothing below does. torch is
+The runner and its hands (models, sampling, results) know the config; nothing below does. torch is
 imported when there is something to be made: what is finished or cannot be is said before.
 """
 
@@ -24,7 +24,7 @@ from acgd.runs import locks
 from acgd.runs.run import Run
 
 if TYPE_CHECKING:
-    from acgd.pipeline.models import Studio
+    from acgd.pipeline.models import Models
 
 
 def render(runs: list[Run]) -> None:
@@ -90,15 +90,15 @@ def finished(run: Run) -> bool:
 
 def paint_all(group: list[Sample], alone: bool) -> Iterator[Sample]:
     """A group's samples batch by batch; W&B gets its copy of them beside the next one."""
-    from acgd.pipeline.models import Studio
+    from acgd.pipeline.models import Models
 
     cfg, known = group[0].run.cfg, {}
     logger = build(cfg["logger"])
     logger.begin()
-    studio = guarded(group, lambda: Studio(cfg))
-    for batch in batches(group, cfg) if studio else [group]:
-        if studio and not batch[0].made_before:
-            attempt(batch, studio, known, alone)
+    models = guarded(group, lambda: Models(cfg))
+    for batch in batches(group, cfg) if models else [group]:
+        if models and not batch[0].made_before:
+            attempt(batch, models, known, alone)
         logger.tell([s.run.folder for s in batch if s.picture and not s.error])
         yield from batch
         if any(stops(sample) for sample in batch):
@@ -106,12 +106,12 @@ def paint_all(group: list[Sample], alone: bool) -> Iterator[Sample]:
     logger.mirror([])
 
 
-def attempt(batch: list[Sample], studio: Studio, known: dict[str, Heard], alone: bool) -> None:
+def attempt(batch: list[Sample], models: Models, known: dict[str, Heard], alone: bool) -> None:
     """Make a batch. What fails in company is tried alone, so that one cannot hurt the others."""
     for sample in batch:
-        guarded([sample], lambda sample=sample: listen(sample, studio, known))
+        guarded([sample], lambda sample=sample: listen(sample, models, known))
     batch = [sample for sample in batch if sample.error is None]
-    guarded(batch, lambda: paint(batch, studio, alone))
+    guarded(batch, lambda: paint(batch, models, alone))
     if (
         len(batch) > 1
         and batch[0].error is not None
@@ -119,7 +119,7 @@ def attempt(batch: list[Sample], studio: Studio, known: dict[str, Heard], alone:
     ):
         for sample in batch:
             sample.error, sample.record.losses = None, []
-            guarded([sample], lambda sample=sample: paint([sample], studio, alone))
+            guarded([sample], lambda sample=sample: paint([sample], models, alone))
 
 
 def guarded(samples: list[Sample], work: Callable[[], Any]) -> Any:
@@ -136,27 +136,27 @@ def guarded(samples: list[Sample], work: Callable[[], Any]) -> Any:
         return None
 
 
-def paint(batch: list[Sample], studio: Studio, alone: bool) -> None:
+def paint(batch: list[Sample], models: Models, alone: bool) -> None:
     """One batch from its targets to finished folders."""
     from acgd.pipeline import captioning, outputs, scoring, snapshot
+    from acgd.pipeline.drawing import draw_with_twins
     from acgd.pipeline.meter import Meter
-    from acgd.pipeline.sampling import draw_with_twins
     from acgd.runs import environment
 
     if not batch:
         return
-    meter, cfg, stand = Meter(studio.device), batch[0].run.cfg, snapshot.find(batch)
+    meter, resume_from = Meter(models.device), snapshot.find(batch)
     for sample in batch:
         sample.record.start([other.run.folder for other in batch])
-        scale = sample.run.cfg["guidance"].get("cfg") if studio.cfg_scale else 0
-        where = f"{studio.device}, {studio.precision}, cfg {scale:g}"
+        scale = sample.run.cfg["guidance"].get("cfg_scale") if models.model.cond_dim else 0
+        where = f"{models.device}, {models.precision}, cfg_scale {scale or 0:g}"
         sample.record.log(f"{where}, batch of {len(batch)}")
-        made_with = environment.describe(sample.run.cfg, studio.device, studio.precision)
+        made_with = environment.describe(sample.run.cfg, models.device, models.precision)
         sample.record.json("environment.json", made_with | {"batch": sample.record.company})
-    studio.make_room()
-    pixels, twins = draw_with_twins(batch, studio, cfg, stand)
-    scoring.judge(batch, studio, pixels, twins)
-    captioning.write(batch, studio, pixels)
+    models.make_room()
+    pixels, twins = draw_with_twins(batch, models, resume_from)
+    scoring.judge(batch, models, pixels, twins)
+    captioning.write(batch, models, pixels)
     took = meter.batch(len(batch))
     for i, sample in enumerate(batch):
         if twins is not None:

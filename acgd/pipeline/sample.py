@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
+from PIL import Image
+
 from acgd.runs.folder import Record
 from acgd.runs.run import Run
 from acgd.types import PromptSource, Target
@@ -19,6 +21,7 @@ class Sample:
     error: Exception | None = None
     made_before: bool = False  # finished when it was looked at
     source: PromptSource | None = None
+    init_image: Image.Image | None = None
     targets: list[Target] = field(default_factory=list)  # by the encoder
     judged: list[Target] = field(default_factory=list)  # the same prompts by the judge
     heard: list[tuple[str, float]] = field(default_factory=list)  # labels of the sound

@@ -1,170 +1,96 @@
-"""A batch of samples from noise to pixels, leaving losses, previews and snapshots on its way.
+"""`sample`: from noise to a picture, a step at a time.
 
+A pure generator over models, targets, settings and noise: it knows no config and writes nothing.
+Whoever wants a progress bar, previews, snapshots or losses on disk listens to its steps.
 B: samples in the batch. Pixels are in [-1, 1] here, uint8 from `to_bytes` on.
 """
 
 from __future__ import annotations
 
-import sys
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple, Protocol
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from tqdm import tqdm
 
-from acgd.config import validate
-from acgd.config.instantiate import build
-from acgd.diffusion.guidance.guidance import Guidance
-from acgd.diffusion.interfaces import Step
+from acgd.diffusion.interfaces import Sampler, Step
+from acgd.diffusion.model import PictureModel
 from acgd.diffusion.noise import Noise
-from acgd.diffusion.process import Diffusion
-from acgd.errors import UserError
-from acgd.media import images
-from acgd.pipeline.models import Studio
-from acgd.pipeline.sample import Sample
-from acgd.pipeline.snapshot import Snapshot, Watch
-from acgd.runs.run import existing_file
+from acgd.pipeline import settings as read_settings
+from acgd.pipeline.settings import Settings
+from acgd.types import Encoder, Target
 
 
-def draw_with_twins(
-    batch: list[Sample], studio: Studio, cfg: dict, stand: Snapshot | None = None
-) -> tuple[Tensor, Tensor | None]:
-    """The batch and, where asked for, its unguided twins: each (B, 3, H, W) uint8.
+class Models(Protocol):
+    """The models that sampling needs, on one device."""
 
-    `stand`: where an interrupted batch stood; it goes on from there.
-    """
-    if stand is not None and stand.picture is not None:
-        picture = stand.picture
-        for sample, losses in zip(batch, stand.losses, strict=True):
-            sample.record.losses = list(losses)
-    else:
-        picture, stand = to_bytes(draw(batch, studio, cfg, stand)), None
-    if not cfg["twin"]:
-        return picture, None
-    return picture, to_bytes(draw(batch, studio, cfg, stand, picture))
+    model: PictureModel
+    encoder: Encoder
+    sampler: Sampler
+    device: str
 
 
-def draw(
-    batch: list[Sample],
-    studio: Studio,
-    cfg: dict,
-    stand: Snapshot | None = None,
-    picture: Tensor | None = None,
-) -> Tensor:
-    """Sample the batch: (B, 3, H, W) in [-1, 1].
+class Position(NamedTuple):
+    """Where a batch stood after some steps: all that the next step depends on."""
 
-    Given the finished `picture`, its twin: without guidance, previews or losses of its own.
-    """
-    twin = picture is not None
-    seeds = [sample.run.seed for sample in batch]
-    noise = Noise.shared(seeds[0]) if cfg["shared_noise"] else Noise(seeds)
-    diffusion = studio.model.diffusion(studio.sampler.steps)
-    scale = 0.0 if twin or not studio.cfg_scale else strength(batch, studio.device)
-    cond = None if twin or not studio.cfg_scale else condition(batch, studio)
-    denoiser = studio.model.denoiser(diffusion, cond, scale, cfg["class_id"], len(batch))
-    x, init = beginning(studio, cfg, diffusion, noise, len(batch))
-    guide = None if twin else guidance(batch, studio, cfg, diffusion, noise, init)
-    taken, history = 0, []
-    if stand is not None:
-        x, taken, history = resume(batch, stand, noise, x)
-    skipped = cfg["skip_steps"]
-    total = diffusion.num_timesteps - skipped
-    where = {"start": skipped + taken, "history": history}
-    steps = studio.sampler(denoiser, x, noise=noise, guide=guide, **where)
-    watch = Watch(batch, cfg["snapshot_every"], noise, picture)
-    with progress(batch, total, taken, twin) as bar, watch:
-        for count, step in enumerate(steps, taken + 1):
-            bar.set_postfix({k: f"{v.mean():.3g}" for k, v in step.losses.items()}, refresh=False)
-            bar.update()
-            if not twin:
-                keep(batch, step, count, total, cfg)
-            if count < total:
-                watch.after(step, count)
-    return step.x if cfg["picture"] == "sample" else step.x0
+    steps: int
+    x: Tensor  # (B, 3, H, W)
+    history: Sequence[Tensor]  # the sampler's own, see Step
+    noise: Tensor  # the generators' states, see Noise.state
 
 
-def progress(batch: list[Sample], total: int, taken: int, twin: bool) -> tqdm:
-    """The bar with the time left and the losses; fewer redrawings where it goes to a file."""
-    names = [batch[0].run.label[:20]] + ["..."] * (len(batch) > 1) + ["unguided"] * twin
-    pace = 0.2 if sys.stderr.isatty() else 5.0  # seconds
-    return tqdm(total=total, initial=taken, desc=" ".join(names), mininterval=pace)
-
-
-def condition(batch: list[Sample], studio: Studio) -> Tensor:
-    """(B, D): each sample's targets as one direction, for the UNet's own input.
-
-    D is the model's: an ensemble's embedding begins with the first member's.
-    """
-    dim = studio.model.cond_dim
-    means = [sum(target.embed[:dim] * target.weight for target in s.targets) for s in batch]
-    return F.normalize(torch.stack(means).float(), dim=-1).to(studio.device)
-
-
-def strength(batch: list[Sample], device: str) -> Tensor:
-    """(B, 1, 1, 1): how far each sample follows its condition, guidance.cfg."""
-    scales = [float(sample.run.cfg["guidance"]["cfg"]) for sample in batch]
-    return torch.tensor(scales, device=device)[:, None, None, None]
-
-
-def guidance(
-    batch: list[Sample],
-    studio: Studio,
-    cfg: dict,
-    diffusion: Diffusion,
+def sample(
+    models: Models,
+    targets: Sequence[Sequence[Target]],
+    settings: Settings,
     noise: Noise,
-    init: Tensor | None,
-) -> Guidance:
-    node = {key: value for key, value in cfg["guidance"].items() if key != "cfg"}
-    targets = [sample.targets for sample in batch]
-    known = {"diffusion": diffusion, "noise": noise, "init_image": init}
-    for name in {*validate.SCALES} & node.keys():
-        known[name] = [sample.run.cfg["guidance"][name] or 0 for sample in batch]
-    return build(node, encoder=studio.encoder, targets=targets, **known)
+    resume_from: Position | None = None,
+) -> Iterator[Step]:
+    """Draw a batch: each sample towards its own `targets`, from its own random numbers.
+
+    Yields every step as it is taken; the last one's x is the sample. Equal arguments give equal
+    bytes, alone or in any batch of the same size. Given `resume_from`, the steps from there on,
+    the same as if it had never been interrupted; `noise` is set back to that point.
+    """
+    model, batch = models.model, len(settings.seeds)
+    diffusion = model.diffusion(models.sampler.steps)
+    scale, cond = 0.0, None
+    if model.cond_dim and any(settings.cfg_scale):
+        scale = read_settings.scale(settings.cfg_scale, models.device)
+        cond = condition(targets, model.cond_dim, models.device)
+    denoiser = model.denoiser(diffusion, cond, scale, settings.class_id, batch)
+    side = model.image_size
+    init = settings.init_pixels(side)
+    init = None if init is None else init.to(models.device)
+    x = noise.like(torch.empty(batch, 3, side, side, device=models.device))
+    full = None if init is None else init.expand(batch, -1, -1, -1)
+    x = diffusion.start(x, full, settings.skip_steps)
+    guide = None
+    if settings.guided:
+        known = {"encoder": models.encoder, "targets": targets, "init_image": init}
+        known |= {"diffusion": diffusion, "noise": noise}
+        guide = read_settings.guide(settings.guidance, settings.weights, **known)
+    start, history = settings.skip_steps, ()
+    if resume_from is not None:
+        noise.load_state(resume_from.noise)
+        x, start = resume_from.x.to(models.device), start + resume_from.steps
+        history = [tensor.to(models.device) for tensor in resume_from.history]
+    yield from models.sampler(denoiser, x, noise=noise, guide=guide, start=start, history=history)
 
 
-def beginning(
-    studio: Studio, cfg: dict, diffusion: Diffusion, noise: Noise, count: int
-) -> tuple[Tensor, Tensor | None]:
-    """x at the first step taken, and the init image (1, 3, H, W) in [-1, 1] if there is one."""
-    side, init, full = studio.model.image_size, None, None
-    if cfg["init_image"]:
-        path = existing_file(str(cfg["init_image"]))
-        if path is None:
-            raise UserError(f"init_image={cfg['init_image']}: no such picture file")
-        init = images.pixels(images.load(path), side)[None].to(studio.device) * 2 - 1
-        full = init.expand(count, -1, -1, -1)
-    start = noise.like(torch.empty(count, 3, side, side, device=studio.device))
-    return diffusion.start(start, full, cfg["skip_steps"]), init
+def count_steps(models: Models, settings: Settings) -> int:
+    """How many steps `sample` takes from its beginning."""
+    return models.model.diffusion(models.sampler.steps).num_timesteps - settings.skip_steps
 
 
-def resume(
-    batch: list[Sample], stand: Snapshot, noise: Noise, x: Tensor
-) -> tuple[Tensor, int, list[Tensor]]:
-    """x, in place of that of the beginning, the steps taken, and what the sampler remembers."""
-    fits = stand.x.shape == x.shape
-    told = f"goes on after {stand.steps} steps" if fits else "a snapshot of another shape"
-    for sample, losses in zip(batch, stand.losses, strict=True):
-        sample.record.log(told if fits else f"{told}, starts anew")
-        sample.record.losses = list(losses) if fits else []
-    if not fits:
-        return x, 0, []
-    noise.load_state(stand.noise)
-    return stand.x.to(x.device), stand.steps, [tensor.to(x.device) for tensor in stand.history]
+def condition(targets: Sequence[Sequence[Target]], dim: int, device: str) -> Tensor:
+    """(B, dim): each sample's targets as one direction, for the network's own input.
 
-
-def keep(batch: list[Sample], step: Step, count: int, total: int, cfg: dict) -> None:
-    """What a step leaves on disk: its losses and, every few steps, a preview."""
-    for i, sample in enumerate(batch):
-        losses = {name: round(float(values[i]), 6) for name, values in step.losses.items()}
-        sample.record.step({"step": count, "t": int(step.t[i]), **losses})
-    every = cfg["preview_every"]
-    if count < total and not (every and count % every == 0):
-        return
-    pixels = to_bytes(step.x0)
-    for i, sample in enumerate(batch):
-        sample.record.flush()
-        preview = pixels[i].permute(1, 2, 0).numpy()
-        sample.record.picture(f"previews/step_{count:04d}.png", preview, cfg["enlarge_to"])
+    An ensemble's embedding begins with the first member's, which is the model's part.
+    """
+    means = [sum(target.embed[:dim] * target.weight for target in row) for row in targets]
+    return F.normalize(torch.stack(means).float(), dim=-1).to(device)
 
 
 def to_bytes(x: Tensor) -> Tensor:

@@ -16,13 +16,13 @@ from torch import Tensor
 from acgd.encoders import zero_shot
 from acgd.encoders.zero_shot import Viewer
 from acgd.evaluation import references
-from acgd.pipeline.models import Studio
+from acgd.pipeline.models import Models
 from acgd.pipeline.sample import Sample
 from acgd.runs.folder import EMBEDDINGS
 from acgd.types import Target
 
 
-def judge(batch: list[Sample], studio: Studio, pixels: Tensor, twins: Tensor | None) -> None:
+def judge(batch: list[Sample], models: Models, pixels: Tensor, twins: Tensor | None) -> None:
     """Fill each sample's scores: of the picture and of its twin, by judge and by encoder.
 
     pixels and twins (B, 3, H, W) uint8, as they are on disk. The gain is over the twin, in the
@@ -32,14 +32,14 @@ def judge(batch: list[Sample], studio: Studio, pixels: Tensor, twins: Tensor | N
         # what the user was told is heard: the picture is asked for that
         asked = sample.run.cfg["concept"]
         asked = asked.get(sample.run.label) if isinstance(asked, dict) else asked
-        concept = concept_of(asked, sample.targets, studio.by_encoder)
+        concept = concept_of(asked, sample.targets, models.by_encoder)
         sample.scores = {"concept": concept}
-    sounds = [hear(sample, studio) for sample in batch]
+    sounds = [hear(sample, models) for sample in batch]
     for of, images in (("picture", pixels), ("twin", twins)):
-        for name, view in (("judge", studio.by_judge), ("encoder", studio.by_encoder)):
+        for name, view in (("judge", models.by_judge), ("encoder", models.by_encoder)):
             if images is None or view is None:
                 continue
-            embeds = view.images((images.float() / 255).to(studio.device))
+            embeds = view.images((images.float() / 255).to(models.device))
             for sample, embed, sound in zip(batch, embeds, sounds, strict=True):
                 targets = sample.judged if name == "judge" else sample.targets
                 scores = view.score(embed, targets, sample.scores["concept"])
@@ -52,15 +52,15 @@ def judge(batch: list[Sample], studio: Studio, pixels: Tensor, twins: Tensor | N
         sample.scores |= gain(sample.scores)
 
 
-def hear(sample: Sample, studio: Studio) -> Tensor | None:
+def hear(sample: Sample, models: Models) -> Tensor | None:
     """The prompt's sound (D,) as the judge hears it, also where only its words steered."""
     for target in sample.judged:
         if target.kind == "audio":
             return target.embed
-    if not hasattr(studio.judge, "scale_at"):
+    if not hasattr(models.judge, "scale_at"):
         return None
-    wave = sample.source.wave(studio.judge.sample_rate)
-    return None if wave is None else studio.judge.audio(torch.from_numpy(wave)[None])[0]
+    wave = sample.source.wave(models.judge.sample_rate)
+    return None if wave is None else models.judge.audio(torch.from_numpy(wave)[None])[0]
 
 
 def beside(

@@ -28,6 +28,7 @@ from acgd.diffusion.interfaces import Step
 from acgd.diffusion.noise import Noise
 from acgd.errors import first_words
 from acgd.pipeline.sample import Sample
+from acgd.pipeline.sampling import Position
 from acgd.runs.folder import SNAPSHOT
 
 VERSIONS = {"acgd": acgd.__version__, "torch": str(torch.__version__), "format": 2}
@@ -46,6 +47,11 @@ class Snapshot:
     losses: list[list[dict[str, float]]]  # of each sample, one a step
     picture: Tensor | None = None  # (B, 3, H, W) uint8, finished: only its twin is on the way
     versions: dict[str, object] = field(default_factory=lambda: dict(VERSIONS))
+
+    @property
+    def position(self) -> Position:
+        """As `sample` takes it up."""
+        return Position(self.steps, self.x, self.history, self.noise)
 
     def of(self, signatures: Sequence[str]) -> Snapshot:
         """The state of some of the samples; as it is where it is of all of them."""
@@ -76,11 +82,12 @@ class Watch:
     ):
         self.batch, self.noise, self.picture = batch, noise, picture
         self.steps, self.seconds = every(pace)
-        self.last, self.stand = time.monotonic(), None
+        self.last = time.monotonic()
+        self.latest: tuple[Step, int, Tensor] | None = None  # step, count, the generators' states
 
     def after(self, step: Step, count: int) -> None:
         """`count` steps were taken, the last one was `step`."""
-        self.stand = (step, count, self.noise.state())
+        self.latest = (step, count, self.noise.state())
         if self.steps:
             due = count % self.steps == 0
         else:
@@ -90,7 +97,7 @@ class Watch:
             self.last = time.monotonic()
 
     def write(self) -> None:
-        step, count, noise = self.stand
+        step, count, noise = self.latest
         rows = None if self.picture is not None else count
         losses = [sample.record.losses[:rows] for sample in self.batch]
         history = [tensor.cpu() for tensor in step.history]
@@ -101,7 +108,7 @@ class Watch:
         return self
 
     def __exit__(self, kind: type | None, *_: object) -> None:
-        if self.stand and kind is not None and issubclass(kind, KeyboardInterrupt):
+        if self.latest and kind is not None and issubclass(kind, KeyboardInterrupt):
             with suppress(OSError):  # the last one that could be written stays
                 self.write()
 

@@ -6,19 +6,24 @@ import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from PIL import Image
+
 from acgd.config.instantiate import build
+from acgd.errors import UserError
 from acgd.evaluation import references
+from acgd.media import images
 from acgd.pipeline.sample import Sample
+from acgd.runs.run import existing_file
 from acgd.types import Target
 
 if TYPE_CHECKING:
-    from acgd.pipeline.models import Studio
+    from acgd.pipeline.models import Models
 
 MOST = 256  # prompts remembered at a time
 
 
 def look(sample: Sample, sources: dict[str, Any]) -> None:
-    """Open the prompt, before any model is loaded; raises what is wrong with it."""
+    """Open the prompt and the init image, before any model is loaded; raises what is wrong."""
     prompt = sample.run.cfg["prompt"]
     key = json.dumps(prompt, sort_keys=True)
     if key not in sources:
@@ -26,7 +31,21 @@ def look(sample: Sample, sources: dict[str, Any]) -> None:
         source.check()
         sources[key] = source
     sample.source = sources[key]
+    sample.init_image = open_once(sample.run.cfg["init_image"], sources)
     references.check(sample.run.cfg.get("references"))
+
+
+def open_once(init_image: str | None, opened: dict[str, Any]) -> Image.Image | None:
+    """The init image, kept for other samples; UserError where there is none that can be read."""
+    if not init_image:
+        return None
+    path = existing_file(str(init_image))
+    if path is None:
+        raise UserError(f"init_image={init_image}: no such picture file")
+    key = f"init_image {path}"
+    if key not in opened:
+        opened[key] = images.load(path)
+    return opened[key]
 
 
 @dataclass
@@ -40,7 +59,7 @@ class Heard:
     judged: list[Target]
 
 
-def listen(sample: Sample, studio: Studio, known: dict[str, Heard]) -> None:
+def listen(sample: Sample, models: Models, known: dict[str, Heard]) -> None:
     """The prompt as targets, by the encoder and, for the metrics only, by the judge.
 
     `known`: what the same models made of earlier samples' prompts, which is not asked again.
@@ -50,27 +69,27 @@ def listen(sample: Sample, studio: Studio, known: dict[str, Heard]) -> None:
     if key not in known:
         if len(known) >= MOST:
             known.pop(next(iter(known)))
-        known[key] = ask(sample.source, cfg["heard"], studio)
+        known[key] = ask(sample.source, cfg["heard"], models)
     found = known[key]
     sample.words, sample.described, sample.heard = found.words, found.described, found.heard
     sample.targets, sample.judged = found.targets, found.judged
 
 
-def ask(source: Any, share_heard: float, studio: Studio) -> Heard:
+def ask(source: Any, share_heard: float, models: Models) -> Heard:
     from acgd.describers.several import told
     from acgd.errors import fraction
     from acgd.prompts.text import join
 
-    wave, described = source.wave(studio.encoder.sample_rate), {}
+    wave, described = source.wave(models.encoder.sample_rate), {}
     words, share = [], 0.0  # with a share of 0 the words steer nothing
     if wave is not None:
-        words, share = told(studio.describer, wave, studio.encoder.sample_rate)
-        if hasattr(studio.describer, "rank"):  # one that chooses can say how sure it is
-            described = studio.describer.rank(wave, studio.encoder.sample_rate)
-    prompts = source(studio.encoder)
-    heard = studio.by_encoder.heard(prompts)
-    spoken = studio.by_encoder.spoken(prompts, fraction(share_heard, "heard"))
-    targets, judged = join(spoken, words, studio.encoder, share), []
-    if studio.judge is not None and (wave is None or hasattr(studio.judge, "scale_at")):
-        judged = join(source(studio.judge), words, studio.judge, share)
+        words, share = told(models.describer, wave, models.encoder.sample_rate)
+        if hasattr(models.describer, "rank"):  # one that chooses can say how sure it is
+            described = models.describer.rank(wave, models.encoder.sample_rate)
+    prompts = source(models.encoder)
+    heard = models.by_encoder.heard(prompts)
+    spoken = models.by_encoder.spoken(prompts, fraction(share_heard, "heard"))
+    targets, judged = join(spoken, words, models.encoder, share), []
+    if models.judge is not None and (wave is None or hasattr(models.judge, "scale_at")):
+        judged = join(source(models.judge), words, models.judge, share)
     return Heard(words, described, heard, targets, judged)

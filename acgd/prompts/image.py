@@ -41,9 +41,9 @@ class ImagePrompt:
     def __call__(self, encoder: Encoder) -> list[Target]:
         import torch
 
-        from acgd.media import images
+        from acgd.media import preprocess
 
-        pixels = [images.pixels(load(path), encoder.image_size) for path in self.paths]
+        pixels = [preprocess.pixels(load(path), encoder.image_size) for path in self.paths]
         embeds = encoder.image(torch.stack(pixels))  # (N, D)
         return [
             Target(embed, weight, "image", path.stem)

@@ -144,7 +144,7 @@ def preview(unet: UNet, cond: Tensor | None, path: Path, n: int = 24) -> None:
         diffusion = Diffusion("cosine", 1000, "30", learn_sigma=False)
         noise = Noise(list(range(n)))
         denoiser = Denoiser(
-            unet, diffusion, predicts="x0", cond=None if c is None else c[:n], cfg=cfg
+            unet, diffusion, predicts="x0", cond=None if c is None else c[:n], cfg_scale=cfg
         )
         x = noise.like(torch.empty(n, 3, unet.image_size, unet.image_size))
         for step in DDIM("30")(denoiser, x, noise=noise, guide=None):

@@ -26,7 +26,7 @@ from torch import Tensor
 
 from acgd.checkpoints.load import load_state
 from acgd.diffusion.process import Diffusion
-from acgd.media.images import normalise
+from acgd.media.preprocess import normalise
 from acgd.models.audioclip import AudioCLIP
 from acgd.models.unet import UNet
 from acgd.training.data.pairs import Pairs, views

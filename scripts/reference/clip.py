@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from PIL import Image
 
 from acgd.errors import UserError
-from acgd.media.images import normalise, pixels
+from acgd.media.preprocess import normalise, pixels
 from acgd.models.clip import CLIP
 from acgd.models.tokenizer import VOCABULARY, tokenizer
 from reference import fill, inputs

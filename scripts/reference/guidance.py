@@ -12,16 +12,18 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from acgd.diffusion.denoiser import Denoiser
-from acgd.diffusion.guidance import losses
 from acgd.diffusion.guidance.cutouts import cut, draw_boxes
 from acgd.diffusion.guidance.guidance import Guidance
+from acgd.diffusion.guidance.losses.clip import ClipDistance, spherical_distance
+from acgd.diffusion.guidance.losses.range import OutOfRange
+from acgd.diffusion.guidance.losses.tv import TotalVariation
 from acgd.diffusion.noise import Noise
 from acgd.diffusion.samplers.ddim import DDIM
 from acgd.diffusion.samplers.ddpm import DDPM
 from acgd.diffusion.samplers.guided import guided
 from acgd.diffusion.samplers.plms import PLMS
 from acgd.errors import UserError
-from acgd.media.images import normalise
+from acgd.media.preprocess import normalise
 from acgd.models.clip import CLIP
 from acgd.models.tokenizer import tokenizer
 from acgd.models.unet import UNet
@@ -81,7 +83,7 @@ def _uniform_draws(seed: int, boxes: Tensor, height: int, width: int) -> np.ndar
 def _losses(described: dict) -> Iterator[tuple[str, Tensor]]:
     text = described["spherical"]
     a, b = (evaluate(call) for call in find_calls(text)[:2])
-    out = losses.spherical_distance(a.requires_grad_(), b)
+    out = spherical_distance(a.requires_grad_(), b)
     yield "spherical.out", out
     (out * evaluate(find_calls(text)[2], out=out)).sum().backward()
     yield "spherical.grad", a.grad
@@ -89,10 +91,10 @@ def _losses(described: dict) -> Iterator[tuple[str, Tensor]]:
         [float(v) for v in row.split(",")] for row in re.findall(r"\(([-\d,. ]+)\)(?=/| |$)", text)
     ]
     rows = torch.tensor([row for row in rows if len(row) == 3][-2 * (len(rows) // 2) :])
-    yield "spherical.special", losses.spherical_distance(*rows.chunk(2))
+    yield "spherical.special", spherical_distance(*rows.chunk(2))
     for call in find_calls(described["tv, range, normalize"]):
         name = re.search(r"\.(\w+)'", call)[1]
-        for loss, function in (("tv", losses.tv), ("range", losses.out_of_range)):
+        for loss, function in (("tv", TotalVariation()), ("range", OutOfRange())):
             x = evaluate(call).requires_grad_()
             yield f"{loss}.{name}", function(x)
             yield f"{loss}.{name}.grad", torch.autograd.grad(function(x).sum(), x)[0]
@@ -143,18 +145,11 @@ class Notebook:
         embeds = F.normalize(self.text_embeds, dim=-1)
         targets = [Target(e, share * w, "text", "") for e, w in zip(embeds, weights, strict=True)]
         targets += [Target(e, 1 - share, "audio", "") for e in self.audio]
-        return Guidance(
-            self.encoder,
-            [targets],
-            diffusion,
-            noise,
-            clip=s["clip_guidance_scale"],
-            tv=s["tv_scale"],
-            range=s["range_scale"],
-            num_cutouts=s["cutn"],
-            cut_pow=s.get("cut_pow", 1.0),
-            audio_weights="text",
-        )
+        cuts = {"num_cutouts": s["cutn"], "cut_pow": s.get("cut_pow", 1.0)}
+        clip = ClipDistance(self.encoder, [targets], noise, **cuts, audio_weights="text")
+        losses = {"tv": TotalVariation(), "clip": clip, "range": OutOfRange()}
+        scales = {"tv": "tv_scale", "clip": "clip_guidance_scale", "range": "range_scale"}
+        return Guidance(diffusion, losses, {name: s[scale] for name, scale in scales.items()})
 
 
 def _filled(model: torch.nn.Module) -> torch.nn.Module:

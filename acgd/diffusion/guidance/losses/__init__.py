@@ -1,0 +1,1 @@
+"""A loss a file, named for its key in conf/guidance/*.yaml."""
