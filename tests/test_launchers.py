@@ -75,7 +75,7 @@ def snapshots(cwd: Path, count: int) -> Callable[[], bool]:
 def went_on(cwd: Path) -> int:
     """How many runs went on from a snapshot."""
     logs = (cwd / "outputs/main").glob("*/log.txt")
-    return sum("goes on after" in log.read_text() for log in logs)
+    return sum("resumes after" in log.read_text() for log in logs)
 
 
 @needs("hydra_joblib_launcher")

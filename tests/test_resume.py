@@ -124,7 +124,7 @@ def test_a_batch_stays_together_whatever_was_written_of_it(runs, kill, tmp_path)
     (made[2].folder / "status.json").unlink()
     runner.render([made[3], *made[:3], made[4]])
     assert contents(made) == contents(whole)
-    assert "goes on after 3 steps" in log(made[2])
+    assert "resumes after 3 steps" in log(made[2])
 
 
 def test_one_of_a_batch_goes_on_alone(runs, kill):
@@ -134,10 +134,10 @@ def test_one_of_a_batch_goes_on_alone(runs, kill):
         runner.render(made)
     kill.disarm()
     runner.render(runs("seed=1", "sampler.steps=5"))
-    assert "goes on after 4 steps" in log(made[1])
+    assert "resumes after 4 steps" in log(made[1])
     runner.render(made)
     assert [status(run.folder) for run in made] == ["ok"] * 3
-    assert "goes on after 4 steps" in log(made[0])
+    assert "resumes after 4 steps" in log(made[0])
     assert not list(made[0].folder.parent.rglob("snapshot.pt"))
 
 
