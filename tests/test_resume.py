@@ -106,7 +106,7 @@ def test_a_killed_run_ends_in_the_same_bytes(runs, kill, tmp_path, name):
     kill.disarm()
     runner.render(made)
     assert contents(made) == contents(whole)
-    told = [line.split("after ")[1] for line in log(made[0]).splitlines() if "goes on" in line]
+    told = [line.split("after ")[1] for line in log(made[0]).splitlines() if "resumes" in line]
     assert told == ["2 steps", "3 steps", *(["2 steps", "3 steps"] if in_twin[1:] else ["4 steps"])]
 
 
