@@ -1,14 +1,18 @@
-"""A UNet with its weights and the diffusion process that it was trained in."""
+"""A denoising network with its weights, its diffusion process and the space that it works in."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from acgd.checkpoints import load as checkpoints
 from acgd.diffusion.denoiser import Denoiser
 from acgd.diffusion.process import Diffusion
 from acgd.errors import UserError
+from acgd.models.autoencoder import Autoencoder
 from acgd.models.unet import UNet
 
 
@@ -19,7 +23,14 @@ class PictureModel:
     safetensors file that carries its own needs none, and what is given here goes before it.
     predicts: "eps", "x0" or "v". precision: "float32", "float16" or "bfloat16", of the
     torso's convolutions.
-    Raises UserError when the weights are absent, damaged or another model's.
+
+    autoencoder: weights of an Autoencoder for a network that works in latents; None: in pixels.
+    What is sampled is `scale` (z - `shift`) of the autoencoder's latents z. Samplers, noise and
+    snapshots see `shape` (C, h, w) alone; `decode` and `encode` are the way to pixels and back.
+
+    styles: name -> class for a network whose classes are drawing styles; `style` chooses one of
+    them, "any" the class that leaves it open; None lets each seed draw one of `clean_styles`.
+    Raises UserError when weights are absent, damaged or another model's, or a style is unknown.
     """
 
     def __init__(
@@ -33,23 +44,50 @@ class PictureModel:
         rescale_timesteps: bool = True,
         predicts: str = "eps",
         clip_denoised: bool = False,
+        autoencoder: str | None = None,
+        scale: float = 1.0,
+        shift: float = 0.0,
+        styles: Mapping[str, int] | None = None,
+        clean_styles: Sequence[str] = (),
+        style: str | None = None,
         **architecture: object,
     ):
+        self.styles, self.clean_styles, self.style = dict(styles or {}), clean_styles, style
+        if style is not None and style not in self.styles:
+            known = ", ".join(self.styles) or "none, this model has no styles"
+            raise UserError(f"model.style={style}: choose from {known}")
         path = checkpoints.locate(checkpoint)
         unet = checkpoints.empty(UNet, path, architecture)
         if precision != "float32":  # before it is filled: the file's precision is never held
             unet = unet.to("meta").convert_torso(precision)
-        state = checkpoints.load_state(path)
-        checkpoints.load_into(unet, state, path, device=device, release=True)
-        unet = unet.eval().requires_grad_(False).to(memory_format=torch.channels_last)
-        self.unet, self.image_size, self.cond_dim = unet, unet.image_size, unet.cond_dim
+        self.unet, self.cond_dim = filled(unet, path, device), unet.cond_dim
         self.process = {
             "schedule": schedule,
             "steps": steps,
             "rescale_timesteps": rescale_timesteps,
-            "learn_sigma": unet.out_channels == 6,
+            "learn_sigma": unet.out_channels == 2 * unet.in_channels,
         }
         self.predicts, self.clip_denoised = predicts, clip_denoised
+        self.shape = (unet.in_channels, unet.image_size, unet.image_size)
+        self.image_size, self.autoencoder = unet.image_size, None
+        self.scale, self.shift = scale, shift
+        if autoencoder is not None:
+            path = checkpoints.locate(autoencoder)
+            self.autoencoder = filled(checkpoints.empty(Autoencoder, path, {}), path, device)
+            self.image_size = self.autoencoder.image_size
+
+    def decode(self, x: Tensor) -> Tensor:
+        """What is sampled, (B, *shape), to pixels (B, 3, S, S), nominally in [-1, 1]."""
+        if self.autoencoder is None:
+            return x
+        return self.autoencoder.decode(x / self.scale + self.shift)
+
+    @torch.no_grad()
+    def encode(self, pixels: Tensor) -> Tensor:
+        """Pixels (B, 3, S, S) in [-1, 1] to what is sampled, (B, *shape)."""
+        if self.autoencoder is None:
+            return pixels
+        return (self.autoencoder.encode(pixels) - self.shift) * self.scale
 
     def diffusion(self, respacing: str | int) -> Diffusion:
         """The process with only the steps that a sampler takes."""
@@ -60,16 +98,35 @@ class PictureModel:
         diffusion: Diffusion,
         cond: Tensor | None = None,
         cfg_scale: float | Tensor = 0.0,
-        class_id: int | None = None,
-        batch: int = 1,
+        classes: Sequence[int] | None = None,
     ) -> Denoiser:
         """The network as samplers see it. cond (B, cond_dim); cfg_scale a number or (B, 1, 1, 1);
-        class_id for models with classes."""
+        classes: each sample's, as `classes` gives them."""
         y = None
-        if self.unet.class_cond:
-            if class_id is None:
-                raise UserError("this model has classes: choose one with class_id=0 to 999")
-            y = torch.full((batch,), int(class_id), device=next(self.unet.parameters()).device)
+        if classes is not None:
+            y = torch.tensor(classes, device=next(self.unet.parameters()).device)
         return Denoiser(
             self.unet, diffusion, self.predicts, cond, cfg_scale, self.clip_denoised, y=y
         )
+
+    def classes(self, seeds: Sequence[int], class_id: int | None) -> list[int] | None:
+        """The class of each sample, None for a network without classes.
+
+        A style where the classes are styles: by default each seed's own, the same in any batch.
+        """
+        if not self.unet.class_cond:
+            return None
+        if not self.styles:
+            if class_id is None:
+                raise UserError("this model has classes: choose one with class_id=0 to 999")
+            return [int(class_id)] * len(seeds)
+        clean = self.clean_styles
+        names = [self.style or clean[seed % len(clean)] for seed in seeds]
+        return [self.styles[name] for name in names]
+
+
+def filled(module: nn.Module, path: Path, device: str | torch.device) -> nn.Module:
+    """A module with the weights of a file, to be used and not to be trained."""
+    state = checkpoints.load_state(path)
+    checkpoints.load_into(module, state, path, device=device, release=True)
+    return module.eval().requires_grad_(False).to(memory_format=torch.channels_last)

@@ -193,6 +193,7 @@ class UNet(nn.Module):
         use_checkpoint: bool = False,
         patch_size: int = 1,
         cond_dim: int = 0,
+        in_channels: int = 3,
     ):
         super().__init__()
         if not channel_mult and image_size not in CHANNEL_MULT:
@@ -203,7 +204,8 @@ class UNet(nn.Module):
         attend = {side // int(r) for r in attention_resolutions.split(",") if r.strip()}
         emb_dim = 4 * num_channels
         self.image_size, self.num_channels, self.patch_size = image_size, num_channels, patch_size
-        self.out_channels = 6 if learn_sigma else 3
+        self.in_channels = in_channels
+        self.out_channels = 2 * in_channels if learn_sigma else in_channels
         self.cond_dim, self.class_cond = cond_dim, class_cond
         self.dtype, self.use_checkpoint = DTYPES[dtype], use_checkpoint
 
@@ -223,7 +225,7 @@ class UNet(nn.Module):
             return AttentionBlock(c, heads, use_new_attention_order)
 
         ch, rate = widths[0], 1
-        stem = Conv2d(3 * patch_size**2, ch, 3, padding=1)
+        stem = Conv2d(in_channels * patch_size**2, ch, 3, padding=1)
         self.input_blocks, skips = nn.ModuleList([Stage(stem)]), [ch]
         for level, width in enumerate(widths):
             for _ in range(num_res_blocks):

@@ -46,7 +46,7 @@ def draw(
     resume_from: Snapshot | None = None,
     picture: Tensor | None = None,
 ) -> Tensor:
-    """Sample the batch: (B, 3, H, W) in [-1, 1].
+    """Sample the batch: pixels (B, 3, S, S), nominally in [-1, 1].
 
     Given the finished `picture`, its twin: without previews or losses of its own.
     """
@@ -61,10 +61,10 @@ def draw(
             bar.set_postfix({k: f"{v.mean():.3g}" for k, v in step.losses.items()}, refresh=False)
             bar.update()
             if picture is None:
-                keep(batch, step, count, total, cfg)
+                keep(batch, step, count, total, models)
             if count < total:
                 watch.after(step, count)
-    return step.x if settings.ends_with == "sample" else step.x0
+    return models.model.decode(step.x if settings.ends_with == "sample" else step.x0)
 
 
 def progress(batch: list[Sample], total: int, taken: int, twin: bool) -> tqdm:
@@ -76,8 +76,7 @@ def progress(batch: list[Sample], total: int, taken: int, twin: bool) -> tqdm:
 
 def resumed(batch: list[Sample], models: Models, snapshot: Snapshot) -> Position | None:
     """Where the batch stood, None for a snapshot of another shape; each sample's log says which."""
-    side = models.model.image_size
-    fits = snapshot.x.shape == (len(batch), 3, side, side)
+    fits = snapshot.x.shape == (len(batch), *models.model.shape)
     line = f"resumes after {snapshot.steps} steps" if fits else "a snapshot of another shape"
     for one, losses in zip(batch, snapshot.losses, strict=True):
         one.record.log(line if fits else f"{line}, starts anew")
@@ -85,15 +84,16 @@ def resumed(batch: list[Sample], models: Models, snapshot: Snapshot) -> Position
     return snapshot.position if fits else None
 
 
-def keep(batch: list[Sample], step: Step, count: int, total: int, cfg: dict) -> None:
+def keep(batch: list[Sample], step: Step, count: int, total: int, models: Models) -> None:
     """What a step leaves on disk: its losses and, every few steps, a preview."""
     for i, one in enumerate(batch):
         losses = {name: round(float(values[i]), 6) for name, values in step.losses.items()}
         one.record.step({"step": count, "t": int(step.t[i]), **losses})
+    cfg = batch[0].run.cfg
     every = cfg["preview_every"]
     if count < total and not (every and count % every == 0):
         return
-    pixels = to_bytes(step.x0)
+    pixels = to_bytes(models.model.decode(step.x0))
     for i, one in enumerate(batch):
         one.record.flush()
         preview = pixels[i].permute(1, 2, 0).numpy()

@@ -2,7 +2,8 @@
 
 A pure generator over models, targets, settings and noise: it knows no config and writes nothing.
 Whoever wants a progress bar, previews, snapshots or losses on disk listens to its steps.
-B: samples in the batch. Pixels are in [-1, 1] here, uint8 from `to_bytes` on.
+B: samples in the batch. x is (B, *model.shape), pixels in [-1, 1] or latents; uint8 pixels from
+`to_bytes` on.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ class Position(NamedTuple):
     """Where a batch stood after some steps: all that the next step depends on."""
 
     steps: int
-    x: Tensor  # (B, 3, H, W)
+    x: Tensor  # (B, *model.shape)
     history: Sequence[Tensor]  # the sampler's own, see Step
     noise: Tensor  # the generators' states, see Noise.state
 
@@ -49,7 +50,8 @@ def sample(
 ) -> Iterator[Step]:
     """Draw a batch: each sample towards its own `targets`, from its own random numbers.
 
-    Yields every step as it is taken; the last one's x is the sample. Equal arguments give equal
+    Yields every step as it is taken; the last one's x is the sample, which the model decodes
+    (`models.model.decode`) where it works in latents. Equal arguments give equal
     bytes, alone or in any batch of the same size. Given `resume_from`, the steps from there on,
     the same as if it had never been interrupted; `noise` is set back to that point.
     """
@@ -59,17 +61,17 @@ def sample(
     if model.cond_dim and any(settings.cfg_scale):
         scale = read_settings.scale(settings.cfg_scale, models.device)
         cond = condition(targets, model.cond_dim, models.device)
-    denoiser = model.denoiser(diffusion, cond, scale, settings.class_id, batch)
-    side = model.image_size
-    init = settings.init_pixels(side)
+    classes = model.classes(settings.seeds, settings.class_id)
+    denoiser = model.denoiser(diffusion, cond, scale, classes)
+    init = settings.init_pixels(model.image_size)
     init = None if init is None else init.to(models.device)
-    x = noise.like(torch.empty(batch, 3, side, side, device=models.device))
-    full = None if init is None else init.expand(batch, -1, -1, -1)
+    x = noise.like(torch.empty(batch, *model.shape, device=models.device))
+    full = None if init is None else model.encode(init).expand(batch, -1, -1, -1)
     x = diffusion.start(x, full, settings.skip_steps)
     guide = None
     if settings.guided:
         known = {"encoder": models.encoder, "targets": targets, "init_image": init}
-        known |= {"diffusion": diffusion, "noise": noise}
+        known |= {"diffusion": diffusion, "noise": noise, "decode": model.decode}
         guide = read_settings.guide(settings.guidance, settings.weights, **known)
     start, history = settings.skip_steps, ()
     if resume_from is not None:

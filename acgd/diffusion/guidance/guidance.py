@@ -7,7 +7,7 @@ holding the UNet's graph. B: samples.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -27,7 +27,8 @@ class Guidance:
     counts more and more towards the end (the notebook's way), but for those with `sees_x0`; else
     all see x0. `every`: guide each `every`-th step only. `clamp`: the largest root mean square of a
     sample's gradient. `schedule`: progress to a multiplier of the gradient; progress is the place
-    in the respaced process, so skipped steps count as done.
+    in the respaced process, so skipped steps count as done. `decode`: from what is sampled to the
+    pixels (B, 3, S, S) that the losses see; None: they are the same.
     """
 
     def __init__(
@@ -41,10 +42,11 @@ class Guidance:
         every: int = 1,
         clamp: float | None = None,
         schedule: Schedule | None = None,
+        decode: Callable[[Tensor], Tensor] | None = None,
     ):
         if every < 1:
             raise UserError(f"guidance.every={every} must be 1 or more")
-        self.diffusion, self.losses = diffusion, losses
+        self.diffusion, self.losses, self.decode = diffusion, losses, decode
         self.weights = {name: per_sample(weights[name]) for name in losses}
         self.acting = [name for name in losses if self.weights[name].any() and losses[name].active]
         self.through_unet, self.blend, self.every, self.clamp = through_unet, blend, every, clamp
@@ -61,23 +63,42 @@ class Guidance:
     def __call__(
         self, x: Tensor, x0: Tensor, t: Tensor
     ) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
-        """dL/dx, dL/dx0, each (B,3,H,W), and the losses (B,) before weights and schedule.
+        """dL/dx, dL/dx0, each of x's shape, and the losses (B,) before weights and schedule.
 
         A sample's gradient is that of its own loss alone: losses are summed over the batch.
         """
-        f = self.diffusion.pick("sqrt_one_minus_alphas_cumprod", t) if self.blend else 1.0
-        x_in = (x0 * f + x * (1 - f)).detach()
-        grad_in, grad_own = torch.zeros_like(x_in), torch.zeros_like(x0)
         values: dict[str, Tensor] = {}
-        for name in self.acting:
-            loss, weight = self.losses[name], self.weights[name].to(x)
-            values[name], grad = loss.with_grad(x0 if loss.sees_x0 else x_in)
-            if loss.sees_x0:
-                grad_own = grad_own + weight * grad
-            else:
-                grad_in = grad_in + weight * grad
         multiplier = self._multiplier(t)
-        return grad_in * (1 - f) * multiplier, (grad_in * f + grad_own) * multiplier, values
+        if not self.blend:
+            grad = self._gradient(self.acting, x0, values)
+            return torch.zeros_like(grad), grad * multiplier, values
+        f = self.diffusion.pick("sqrt_one_minus_alphas_cumprod", t)
+        blended = [name for name in self.acting if not self.losses[name].sees_x0]
+        grad_in = self._gradient(blended, x0 * f + x * (1 - f), values)
+        plain = [name for name in self.acting if self.losses[name].sees_x0]
+        grad_x0 = grad_in * f + self._gradient(plain, x0, values)
+        return grad_in * (1 - f) * multiplier, grad_x0 * multiplier, values
+
+    def _gradient(self, names: list[str], x: Tensor, values: dict[str, Tensor]) -> Tensor:
+        """The weighted gradient at x of these losses, whose values join `values`.
+
+        Where x is latents the losses see it decoded, once, and one vector-Jacobian product carries
+        their gradients back through the decoder.
+        """
+        if self.decode is None or not names:
+            return self._pixel_gradient(names, x.detach(), values)
+        with torch.enable_grad():
+            x = x.detach().requires_grad_()
+            pixels = self.decode(x)
+        grad = self._pixel_gradient(names, pixels.detach(), values)
+        return grad if pixels is x else torch.autograd.grad(pixels, x, grad)[0]
+
+    def _pixel_gradient(self, names: list[str], x: Tensor, values: dict[str, Tensor]) -> Tensor:
+        grad = torch.zeros_like(x)
+        for name in names:
+            values[name], own = self.losses[name].with_grad(x)
+            grad = grad + self.weights[name].to(x) * own
+        return grad
 
     def limit(self, grad: Tensor) -> Tensor:
         """The gradient with each sample's root mean square at most `clamp`."""

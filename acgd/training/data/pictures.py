@@ -1,6 +1,6 @@
-"""Pictures to train on: seven open emoji sets rendered at 64x64, labelled with sound concepts.
+"""Pictures to train on: seven open emoji sets rendered at any size, labelled with sound concepts.
 
-One row per picture: pixels (64, 64, 3) uint8 on white, the set it comes from, its emoji, its
+One row per picture: pixels (S, S, 3) uint8 on white, the set it comes from, its emoji, its
 Unicode name and keywords, and the concept it shows ("" for the others, which fill in as related
 pictures). About one picture per concept is held out, chosen by a checksum, to measure encoders.
 """
@@ -23,10 +23,9 @@ from PIL import Image
 from acgd.paths import CONCEPTS
 from acgd.training.data import sources
 
-SIZE = 64
 TONES = {"1f3fb", "1f3fc", "1f3fd", "1f3fe", "1f3ff"}
-BITMAPS = {"noto": "img/google/64/", "twemoji": "img/twitter/64/", "fluent3d": "assets/"}
-VECTORS = ("fluentflat", "notov1", "emojione", "fxemoji")
+BITMAPS = {"fluent3d": "assets/"}
+VECTORS = ("noto", "twemoji", "fluentflat", "notov1", "emojione", "fxemoji")
 # FxEmoji has names of its own and no character table; these are the concepts' pictures whose name
 # differs from Unicode's.
 FXEMOJI = {
@@ -103,15 +102,15 @@ def read_concepts(path: Path = CONCEPTS) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
-def on_white(image: Image.Image) -> np.ndarray:
-    """(64, 64, 3) uint8: the picture scaled to fit, centred on white."""
+def on_white(image: Image.Image, side: int) -> np.ndarray:
+    """(side, side, 3) uint8: the picture scaled to fit, centred on white."""
     image = image.convert("RGBA")
-    if max(image.size) != SIZE:
-        scale = SIZE / max(image.size)
-        size = [max(1, round(side * scale)) for side in image.size]
+    if max(image.size) != side:
+        scale = side / max(image.size)
+        size = [max(1, round(length * scale)) for length in image.size]
         image = image.resize(size, Image.Resampling.LANCZOS)
-    page = Image.new("RGBA", (SIZE, SIZE), "white")
-    page.alpha_composite(image, ((SIZE - image.width) // 2, (SIZE - image.height) // 2))
+    page = Image.new("RGBA", (side, side), "white")
+    page.alpha_composite(image, ((side - image.width) // 2, (side - image.height) // 2))
     return np.asarray(page.convert("RGB"))
 
 
@@ -132,9 +131,7 @@ def vectors(style: str, cache: Path, names: dict[str, str]) -> list[tuple[str, s
     for name, icon in sorted(icons["icons"].items()):
         emoji = known.get(name) or names.get(name if name in names else squeeze(name))
         if emoji:
-            width = icon.get("width", icons.get("width", SIZE))
-            height = icon.get("height", icons.get("height", SIZE))
-            found.append((emoji, _svg(icon["body"], width, height)))
+            found.append((emoji, _svg(icons | icon)))
     return found
 
 
@@ -151,8 +148,8 @@ def held_out(names: list[str], keep: int = 4) -> int | None:
     return min(range(len(names)), key=lambda i: crc32(names[i].encode()))
 
 
-def build(out: Path, cache: Path) -> dict[str, np.ndarray]:
-    """Render everything and write `out`/pictures.npz; returns its arrays."""
+def build(out: Path, cache: Path, side: int = 64) -> dict[str, np.ndarray]:
+    """Render everything and write `out`/pictures.npz, pictures_256.npz at 256; its arrays."""
     table = json.loads(_only(sources.members(sources.npm("names", cache), "data-by-emoji.json")))
     words = json.loads(_only(sources.members(sources.npm("keywords", cache), "dist/emoji-en-US")))
     base = {code(emoji): dict(row, char=emoji) for emoji, row in table.items()}
@@ -165,7 +162,7 @@ def build(out: Path, cache: Path) -> dict[str, np.ndarray]:
     jobs = [job for job in jobs if job[1] in base or _toned(job[1]) in concept]
     jobs = list({(style, emoji): (style, emoji, data) for style, emoji, data in jobs}.values())
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        pixels = list(pool.map(lambda job: _render(job[2]), jobs))
+        pixels = list(pool.map(lambda job: _render(job[2], side), jobs))
 
     rows = []
     for (style, emoji, _), picture in zip(jobs, pixels, strict=True):
@@ -175,7 +172,7 @@ def build(out: Path, cache: Path) -> dict[str, np.ndarray]:
         rows.append((picture, style, emoji, about["name"], ",".join(words.get(plain, [])),
                      about["group"], shown))  # fmt: skip
     arrays = _columns(rows)
-    _write(out / "pictures.npz", arrays)
+    _write(out / ("pictures.npz" if side == 64 else f"pictures_{side}.npz"), arrays)
     return arrays
 
 
@@ -202,18 +199,22 @@ def _columns(rows: list[tuple]) -> dict[str, np.ndarray]:
     return arrays | {"holdout": holdout}
 
 
-def _render(data: bytes | str) -> np.ndarray:
+def _render(data: bytes | str, side: int) -> np.ndarray:
     import resvg_py
 
     if isinstance(data, str):
-        data = bytes(resvg_py.svg_to_bytes(svg_string=data, width=SIZE, height=SIZE))
-    return on_white(Image.open(io.BytesIO(data)))
+        data = bytes(resvg_py.svg_to_bytes(svg_string=data, width=side, height=side))
+    return on_white(Image.open(io.BytesIO(data)), side)
 
 
-def _svg(body: str, width: float, height: float) -> str:
+def _svg(icon: dict) -> str:
+    """An icon of iconify's json, with its set's defaults, as a file of its own."""
+    left, top = icon.get("left", 0), icon.get("top", 0)
+    width, height = icon.get("width", 16), icon.get("height", 16)
     return (
         '<svg xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink" '
-        f'viewBox="0 0 {width} {height}" width="{SIZE}" height="{SIZE}" color="black">{body}</svg>'
+        f'viewBox="{left} {top} {width} {height}" width="{width}" height="{height}" '
+        f'color="black">{icon["body"]}</svg>'
     )
 
 

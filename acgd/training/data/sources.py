@@ -14,8 +14,8 @@ import zipfile
 from pathlib import Path
 
 NPM = {
-    "noto": "emoji-datasource-google@16.0.0",
-    "twemoji": "emoji-datasource-twitter@16.0.0",
+    "noto": "@iconify-json/noto@1.2.9",
+    "twemoji": "@iconify-json/twemoji@1.2.5",
     "fluent3d": "@lobehub/fluent-emoji-3d@1.1.0",
     "fluentflat": "@iconify-json/fluent-emoji-flat@1.2.6",
     "notov1": "@iconify-json/noto-v1@1.2.5",
