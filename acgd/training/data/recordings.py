@@ -9,6 +9,7 @@ from __future__ import annotations
 import csv
 import io
 import warnings
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -41,12 +42,15 @@ class Library:
         self.cache, self.esc10 = cache, esc10
         self._cat: list[tuple[str, bytes]] = []
         self._rcc: dict[str, dict[str, bytes]] = {}
+        self._zip: zipfile.ZipFile | None = None
 
     def read(self, source: str, file: str) -> np.ndarray:
         """(T,) float32 in [-1, 1] at RATE: the whole file, mixed to mono."""
         if source == "esc-10":
             return decode(str(self.esc10 / file))
         folder = sources.folder(source, self.cache)
+        if source == "0ad":
+            return decode(io.BytesIO(self.zipped(folder).read(file)))
         if source == "opensfx":
             if not self._cat:
                 self._cat = archives.read_cat((folder / "opensfx.cat").read_bytes())
@@ -58,6 +62,21 @@ class Library:
                 self._rcc[name] = archives.read_rcc(data)
             return decode(io.BytesIO(self._rcc[name][f"gcompris/src/activities/{file}"]))
         return decode(str(folder / file))
+
+    def zipped(self, folder: Path) -> zipfile.ZipFile:
+        """0 A.D.'s archive, opened once."""
+        if self._zip is None:
+            self._zip = zipfile.ZipFile(folder / "public.zip")
+        return self._zip
+
+    def files(self, source: str) -> list[str]:
+        """Every sound of a source, as `read` takes them."""
+        folder = sources.folder(source, self.cache)
+        if source == "0ad":
+            found = [name for name in self.zipped(folder).namelist() if name.startswith("audio/")]
+        else:
+            found = [str(path.relative_to(folder)) for path in folder.rglob("*")]
+        return sorted(name for name in found if name.lower().endswith((".ogg", ".wav")))
 
 
 def decode(file: str | io.BytesIO) -> np.ndarray:

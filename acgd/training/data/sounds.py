@@ -2,13 +2,15 @@
 
 sounds.npy holds every clip end to end (int16, mono, RATE Hz, each clip's peak at 0.9); sounds.csv
 has a row per clip: start and length in samples, concept, source, file, group, split (train or
-heldout), kind (real, soundfont, speech or recipe), licence, credit, and the peak it had before.
+heldout), kind (real, soundfont, speech, recipe or unlabelled), licence, credit, and the peak it
+had before. Unlabelled sounds have no concept; a teacher says what they are (acgd/training/ears.py).
 """
 
 from __future__ import annotations
 
 import csv
 import os
+from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
@@ -35,6 +37,12 @@ ESC10 = {
     *("sneeze", "helicopter", "chainsaw", "rooster", "fire crackling"),
 }
 PEAK = 0.9
+UNLABELLED = {
+    "0ad": "Wildfire Games",
+    "freeorion": "The FreeOrion project",
+    "minetest": "the Minetest developers and contributors",
+}
+PER_LANGUAGE = 60  # voices of 0 A.D. that count in each language
 
 Clip = tuple[dict[str, str], np.ndarray]  # its row so far, and (T,) float32
 
@@ -46,6 +54,7 @@ def build(out: Path, cache: Path, esc10: Path | None, seed: int = 0) -> list[dic
     """
     real = list(recordings(cache, esc10))
     check_split(real)
+    real += unlabelled(cache)
     tasks = [(_instruments(row), row, cache, seed) for row in read_split() if is_played(row)]
     tasks += [(_recipe_clips, concept, seed) for concept in synthesis.RECIPES]
     tasks += [(_speech_clips, seed)]
@@ -69,6 +78,24 @@ def recordings(cache: Path, esc10: Path | None) -> Iterator[Clip]:
             continue
         for clip in clips(library.read(row["source"], row["file"])):
             yield row | {"kind": "real"}, clip
+
+
+def unlabelled(cache: Path) -> Iterator[Clip]:
+    """The sounds of UNLABELLED's packages that split.csv does not list."""
+    library, voices = Library(cache), Counter()
+    known = {(row["source"], row["file"]) for row in read_split()}
+    for source, credit in UNLABELLED.items():
+        row = {"concept": "", "source": source, "group": source, "split": "train"}
+        row |= {"kind": "unlabelled", "licence": "CC BY-SA 3.0", "credit": credit}
+        for file in library.files(source):
+            if "/voice/" in file:
+                language = file.split("/")[2]
+                voices[language] += 1
+                if voices[language] > PER_LANGUAGE:
+                    continue
+            if (source, file) not in known:
+                for clip in clips(library.read(source, file)):
+                    yield row | {"file": file}, clip
 
 
 def check_split(real: list[Clip]) -> None:

@@ -51,6 +51,13 @@ DEBIAN = {
         "usr/share/unknown-horizons/content/audio",
     ),
     "gcompris": ("gcompris-qt-data", "3.1-2", "usr/share/gcompris-qt/rcc"),
+    "0ad": ("0ad-data", "0.0.26-1", "usr/share/games/0ad/mods/public"),
+    "freeorion": ("freeorion-data", "0.4.10.2-1", "usr/share/games/freeorion/default/data/sound"),
+    "minetest": (
+        "minetest-data",
+        "5.6.1+dfsg+~1.9.0mt8+dfsg-2",
+        "usr/share/games/minetest/games/minetest_game/mods",
+    ),
     "fluid-gm": ("fluid-soundfont-gm", "3.1-5.3", "usr/share/sounds/sf2"),
     "fluid-gs": ("fluid-soundfont-gs", "3.1-5.3", "usr/share/sounds/sf2"),
     "musescore": ("musescore-general-soundfont", "0.2.1-1", "usr/share/sounds/sf3"),
