@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -22,12 +21,13 @@ from acgd.encoders.zero_shot import Viewer, read_labels
 from acgd.errors import UserError, fraction
 from acgd.media import audio
 from acgd.models.esresnext import ESResNeXt
+from acgd.models.log_mel_cnn import LogMelCNN
 from acgd.models.muscaps import EOS, OPTIONAL, PAD, SOS, UNK, MusCaps
 from acgd.types import Encoder
 
+Ears = ESResNeXt | LogMelCNN
 SPECIAL = ("<pad>", "<unk>", "<sos>", "<eos>")
 LEAST = 2  # times that a word of the vocabulary's file must have been seen
-COLUMNS = 2  # of the ears' feature map in a chunk; a column of the tiny ears is 0.46 s
 CHUNKS = 16  # heard at once
 
 
@@ -87,11 +87,11 @@ class MusCapsDescriber:
         self.model = model.eval().requires_grad_(False).to(self.device)
         self.ears = None if model.audio_encoder else self.find_ears(encoder, ears)
 
-    def find_ears(self, encoder: Encoder | None, source: str | None) -> ESResNeXt:
+    def find_ears(self, encoder: Encoder | None, source: str | None) -> Ears:
         """The audio head of the encoder at hand where it fits, else that of `source`."""
         head = getattr(getattr(encoder, "model", None), "audio", None)
         size = self.model.audio_linear.in_features
-        if not isinstance(head, ESResNeXt) or 2 * head.fc.out_features != size:
+        if not isinstance(head, Ears) or 2 * head.dim != size:
             from acgd.encoders.audioclip import AudioCLIPEncoder
 
             if source is None:
@@ -159,19 +159,14 @@ def cut_chunks(wave: np.ndarray, chunk: int, last_chunk: str) -> np.ndarray:
 
 
 @torch.no_grad()
-def ear_features(head: ESResNeXt, waves: Tensor) -> Tensor:
+def ear_features(head: Ears, waves: Tensor) -> Tensor:
     """(B, T) waves -> (B, C, 2 D): each chunk's embedding beside that of the whole sound.
 
-    Both unit norm. A chunk is COLUMNS columns of the feature map, what is left over joins the
-    last one.
+    Both unit norm; the ears say what a chunk is, about a second in the embedded ones.
     """
-    maps = head.features(head.picture(waves))  # (B, channels, h, columns)
-    whole = F.normalize(head.fc(head.reduce(maps)), dim=-1)
-    count = max(1, maps.shape[-1] // COLUMNS)
-    edges = [i * COLUMNS for i in range(count)] + [maps.shape[-1]]
-    parts = [maps[..., a:b] for a, b in pairwise(edges)]
-    own = [F.normalize(head.fc(head.reduce(part)), dim=-1) for part in parts]
-    return torch.stack([torch.cat([part, whole], 1) for part in own], 1)
+    own, whole = head.parts(waves)
+    own, whole = F.normalize(own, dim=-1), F.normalize(whole, dim=-1)
+    return torch.cat([own, whole[:, None].expand_as(own)], -1)
 
 
 def read_vocabulary(source: str) -> list[str]:

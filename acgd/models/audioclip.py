@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from acgd.models.clip import CLIP
 from acgd.models.esresnext import ESResNeXt
+from acgd.models.log_mel_cnn import LogMelCNN
 
 
 @dataclass
@@ -34,7 +35,8 @@ class AudioCLIP(CLIP):
     """CLIP's arguments and keys, an audio head under `audio.`, and two more logit scales.
 
     sample_rate (Hz) is a fact about the weights, which the network itself does not use.
-    audio_width is the head's stem width (64 in the published file).
+    audio_width is the head's stem width (64 in the published file). audio_channels makes the head
+    a LogMelCNN of those widths in place of the published ESResNeXt.
     """
 
     def __init__(
@@ -64,6 +66,7 @@ class AudioCLIP(CLIP):
         sample_rate: int = 44100,
         input_range: str = "int16",
         audio_floor_db: float | None = None,
+        audio_channels: Sequence[int] | None = None,
     ) -> None:
         super().__init__(
             embed_dim=embed_dim,
@@ -79,22 +82,25 @@ class AudioCLIP(CLIP):
             vision_heads=vision_heads,
         )
         self.sample_rate = sample_rate
-        self.audio = ESResNeXt(
-            layers=audio_layers,
-            groups=audio_groups,
-            width_per_group=audio_width_per_group,
-            n_fft=n_fft,
-            hop_length=hop_length,
-            win_length=win_length,
-            window=window,
-            normalized=normalized,
-            onesided=onesided,
-            apply_attention=apply_attention,
-            num_classes=embed_dim,
-            width=audio_width,
-            input_range=input_range,
-            floor_db=audio_floor_db,
-        )
+        if audio_channels is not None:
+            self.audio = LogMelCNN(embed_dim, audio_channels, input_range=input_range)
+        else:
+            self.audio = ESResNeXt(
+                layers=audio_layers,
+                groups=audio_groups,
+                width_per_group=audio_width_per_group,
+                n_fft=n_fft,
+                hop_length=hop_length,
+                win_length=win_length,
+                window=window,
+                normalized=normalized,
+                onesided=onesided,
+                apply_attention=apply_attention,
+                num_classes=embed_dim,
+                width=audio_width,
+                input_range=input_range,
+                floor_db=audio_floor_db,
+            )
         self.logit_scale_ai = nn.Parameter(torch.tensor(1 / 0.07).log())
         self.logit_scale_at = nn.Parameter(torch.tensor(1 / 0.07).log())
 
@@ -108,7 +114,12 @@ class AudioCLIP(CLIP):
         return logs[pair].exp().clamp(1.0, 100.0)
 
     def filter_loss(self) -> Tensor:
-        """How far the FBSP filters' norms are from one, squared, averaged over the bins."""
+        """How far the FBSP filters' norms are from one, squared, averaged over the bins.
+
+        0 where the head has no such filters.
+        """
+        if not isinstance(self.audio, ESResNeXt):
+            return self.logit_scale_at.new_zeros(())
         norms = self.audio.fbsp.cached_filters(self.audio.n_fft).flatten(1).norm(dim=1)
         return (norms - 1.0).square().mean()
 

@@ -12,12 +12,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from itertools import pairwise
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 INT16_MIN, INT16_SPAN = -32768.0, 65535.0
+COLUMNS = 2  # of the feature map in a chunk of `parts`; of the tiny ears a column was 0.46 s
 
 
 def to_unit_range(wave: Tensor, input_range: str = "int16") -> Tensor:
@@ -244,6 +246,22 @@ class ESResNeXt(nn.Module):
         if self.apply_attention:
             x = x * self.att5(features, (1, 1))
         return x.flatten(1)
+
+    def parts(self, wave: Tensor) -> tuple[Tensor, Tensor]:
+        """(B, T) -> embeddings of its chunks (B, C, D) and of the whole (B, D), not unit norm.
+
+        A chunk is COLUMNS columns of the feature map; what is left over joins the last one.
+        """
+        maps = self.features(self.picture(wave))  # (B, channels, h, columns)
+        count = max(1, maps.shape[-1] // COLUMNS)
+        edges = [i * COLUMNS for i in range(count)] + [maps.shape[-1]]
+        own = [self.fc(self.reduce(maps[..., a:b])) for a, b in pairwise(edges)]
+        return torch.stack(own, 1), self.fc(self.reduce(maps))
+
+    @property
+    def dim(self) -> int:
+        """D, the numbers that a sound becomes."""
+        return self.fc.out_features
 
     def forward(self, wave: Tensor) -> Tensor:
         return self.fc(self.reduce(self.features(self.picture(wave))))

@@ -19,6 +19,7 @@ SAMPLE_RATE = 16000  # Hz
 WINDOW, HOP, FFT = 400, 160, 512  # samples
 BANDS, LOWEST, HIGHEST = 64, 125.0, 7500.0  # Hz
 FRAMES = 96  # of a patch
+AT_ONCE = 64  # patches, so that a long sound takes no more memory than half a minute
 LEAST = WINDOW + (FRAMES - 1) * HOP  # samples of one patch
 
 
@@ -84,6 +85,8 @@ class LogMelCNN(nn.Module):
     A patch of 0.96 s is taken every `hop` frames of 10 ms; patches whose power lies more than
     `gate_db` below the loudest one's have no say. widths: channels of the stem and of the blocks;
     hidden: numbers between body and projection (`listen`), which training makes a teacher's.
+    input_range="unit" makes every sound 90 dB quieter, which is what AudioCLIP's head hears of
+    samples that nobody scaled to int16's range, as the notebook did not.
     """
 
     def __init__(
@@ -94,9 +97,11 @@ class LogMelCNN(nn.Module):
         between: int = 256,
         hop: int = 48,
         gate_db: float = 30.0,
+        input_range: str = "int16",
     ) -> None:
         super().__init__()
-        self.hop, self.gate_db = hop, gate_db
+        self.hop, self.gate_db, self.input_range = hop, gate_db, input_range
+        self.dim = num_classes  # D, the numbers that a sound becomes
         self.log_mel = LogMel()
         self.norm = nn.BatchNorm2d(1)
         stem = [nn.Conv2d(1, widths[0], 3, 2, 1, bias=False), nn.BatchNorm2d(widths[0]), nn.ReLU()]
@@ -110,19 +115,26 @@ class LogMelCNN(nn.Module):
 
     def forward(self, wave: Tensor) -> Tensor:
         """(B, T) in [-1, 1] at 16 kHz -> (B, D): mean direction of the patches that are loud."""
-        patches = self.patches(wave)  # (B, P, 96, 64)
+        return self.parts(wave)[1]
+
+    def parts(self, wave: Tensor) -> tuple[Tensor, Tensor]:
+        """(B, T) -> directions of the patches (B, P, D) and the whole sound's (B, D)."""
+        patches = self.patches(wave)
         own = self.directions(patches)
         say = self.loud(patches).to(own)[..., None]
-        return (own * say).sum(1) / say.sum(1)
+        return own, (own * say).sum(1) / say.sum(1)
 
     def patches(self, wave: Tensor) -> Tensor:
         """(B, T) -> (B, P, 96, 64) log-mel frames; a short wave is padded with silence."""
+        if self.input_range == "unit":
+            wave = wave / 32768.0
         wave = F.pad(wave, (0, max(0, LEAST - wave.shape[-1])))
         return self.log_mel(wave).unfold(1, FRAMES, self.hop).transpose(2, 3)
 
     def directions(self, patches: Tensor) -> Tensor:
         """(B, P, 96, 64) -> (B, P, D), unit norm."""
-        found = self.project(self.listen(patches.flatten(0, 1)))
+        flat = patches.flatten(0, 1).split(AT_ONCE)
+        found = torch.cat([self.project(self.listen(part)) for part in flat])
         return F.normalize(found, dim=-1).unflatten(0, patches.shape[:2])
 
     def listen(self, patches: Tensor) -> Tensor:

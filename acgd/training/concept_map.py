@@ -14,8 +14,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from acgd.errors import UserError
 from acgd.models.log_mel_cnn import projection
-from acgd.types import UserError
 
 TABLE = Path(__file__).parent / "data" / "audioset.csv"
 HINT = 0.3  # what a class that only hints at a concept counts

@@ -25,12 +25,12 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from acgd.encoders.audioclip import AudioCLIPEncoder
+from acgd.errors import UserError
 from acgd.models.log_mel_cnn import LogMelCNN
-from acgd.train.pairs import Pairs, concept_prompts
-from acgd.train.state import save
 from acgd.training.concept_map import ConceptMap, Prior, class_names, fit
+from acgd.training.data.pairs import Pairs, concept_prompts
+from acgd.training.state import save
 from acgd.training.teacher import Teacher
-from acgd.types import UserError
 
 WIDTHS = {"encoder": (24, 48, 96, 192, 384), "judge": (16, 32, 64, 128, 256)}
 SEED = {"encoder": 200, "judge": 201}

@@ -24,7 +24,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from acgd.models.log_mel_cnn import FRAMES, HOP, SAMPLE_RATE, LogMel
-from acgd.train.recordings import RATE
+from acgd.training.data.recordings import RATE
 from acgd.training.teacher import Teacher
 
 LENGTH = 2 * FRAMES * HOP + 480  # samples of a mixture: two patches
@@ -201,7 +201,7 @@ def chunk(clips: Clips, teacher: Teacher, seed: list[int]) -> dict[str, Tensor]:
 
 
 def main(argv: list[str] | None = None) -> None:
-    from acgd.train.pairs import concept_prompts
+    from acgd.training.data.pairs import concept_prompts
 
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
     parser.add_argument("--data", type=Path, default=Path("data"))
