@@ -95,16 +95,15 @@ def mask(mel: Tensor, rng: torch.Generator, widest: int = 8) -> Tensor:
 class Training:
     """Ears beside locked towers, step by step."""
 
-    def __init__(self, args: argparse.Namespace):
-        self.args, self.step, self.running = args, 0, {}
+    def __init__(self, args: argparse.Namespace, teacher: Teacher, prior: Prior):
+        self.args, self.step, self.running, self.turn = args, 0, {}, -1
         args.out.mkdir(parents=True, exist_ok=True)
         torch.manual_seed(SEED[args.role])
         concepts = list(concept_prompts())
         encoder = AudioCLIPEncoder(args.towers or f"embedded:tiny_{args.role}")
         self.texts = encoder.text(concepts)  # (C, D)
         self.pictures, self.shown = picture_table(encoder, args.data)
-        self.teacher = Teacher(args.teacher)
-        self.prior = Prior(concepts, class_names(args.classes))
+        self.teacher, self.prior = teacher, prior
         self.patches = Patches(args.mixtures, args.data, concepts)
         self.ears = LogMelCNN(self.texts.shape[1], WIDTHS[args.role])
         self.map = self.make_map()
@@ -139,9 +138,12 @@ class Training:
 
     def draw(self) -> Tensor:
         """The places (B,) of this step's patches: all in turn, in a new order each time."""
-        n = len(self.patches) // self.args.batch
-        order = torch.randperm(len(self.patches), generator=self.rng(-1 - self.step // n))
-        return order.split(self.args.batch)[self.step % n]
+        n = max(1, len(self.patches) // self.args.batch)
+        turn = self.step // n
+        if turn != self.turn:
+            self.order = torch.randperm(len(self.patches), generator=self.rng(-1 - turn))
+            self.turn = turn
+        return self.order.split(self.args.batch)[self.step % n]
 
     def losses(self, index: Tensor, rng: torch.Generator) -> dict[str, Tensor]:
         """The five losses of the patches at `index` (B,), each a mean over them."""
@@ -233,7 +235,8 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--lr", type=float, default=3e-3)
     args = parser.parse_args(argv)
     torch.set_num_threads(1)
-    training = Training(args)
+    prior = Prior(list(concept_prompts()), class_names(args.classes))
+    training = Training(args, Teacher.read(args.teacher), prior)
     saved, begun, first = time.time(), time.time(), training.step
     while training.step < args.steps:
         training.advance()

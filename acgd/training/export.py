@@ -1,8 +1,10 @@
 """Write the trainings' results as embedded weights: float16 safetensors with their sizes inside.
 
 python -m acgd.training.export unet    --state runs/diffusion/state.pt
-python -m acgd.training.export encoder --state runs/encoder/state.pt --audio runs/ears/state.pt
-python -m acgd.training.export judge   --state runs/judge/state.pt --audio runs/judge_ears/state.pt
+python -m acgd.training.export encoder --state runs/encoder/state.pt
+python -m acgd.training.export encoder --audio runs/ears/state.pt
+
+--state writes new towers and keeps the file's ears, --audio new ears and keeps the file's towers.
 """
 
 from __future__ import annotations
@@ -13,13 +15,17 @@ import os
 from pathlib import Path
 
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from acgd.checkpoints.load import read_config
 from acgd.models.audioclip import AudioCLIP
 from acgd.paths import WEIGHTS
 from acgd.training.diffusion import ARCHITECTURE as UNET
 from acgd.training.encoder import ARCHITECTURES, load_towers
+
+EARS = ("sample_rate", "n_fft", "hop_length", "win_length", "window", "normalized", "onesided",
+        "apply_attention", "input_range")  # fmt: skip
 
 
 def halve(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -38,31 +44,54 @@ def write(path: Path, tensors: dict[str, Tensor], about: dict[str, str]) -> None
     print(f"{path}: {path.stat().st_size / 1e6:.2f} MB")
 
 
-def audioclip(role: str, state: Path, audio: Path | None) -> dict[str, Tensor]:
-    model = AudioCLIP(**ARCHITECTURES[role])
-    load_towers(model, state)
+def audioclip(path: Path, state: Path | None, audio: Path | None) -> tuple[dict, dict]:
+    """Architecture and tensors of an embedded AudioCLIP's file with new towers, new ears or both.
+
+    What is not made anew keeps every bit that the file at `path` has.
+    """
+    config, tensors = read_config(path), load_file(path)
+    role = path.stem.removeprefix("tiny_")
+    if state:
+        own = {k: v for k, v in ARCHITECTURES[role].items() if not is_audio(k)}
+        model = AudioCLIP(**own)
+        load_towers(model, state)
+        towers = {k: v for k, v in model.state_dict().items() if not is_ear(k)}
+        tensors = towers | {k: v for k, v in tensors.items() if is_ear(k)}
+        config = own | {k: v for k, v in config.items() if is_audio(k)}
     if audio:
         head = torch.load(audio, weights_only=True)
-        model.audio.load_state_dict(head["audio"])
-        model.logit_scale_at.data.copy_(head["scale"])
-        model.logit_scale_ai.data.copy_(head["scale"])
-    return model.state_dict()
+        tensors = {k: v for k, v in tensors.items() if not is_ear(k)}
+        tensors |= {f"audio.{k}": v for k, v in head["audio"].items()}
+        tensors |= {f"logit_scale_{pair}": head["scale"] for pair in ("at", "ai")}
+        config = {k: v for k, v in config.items() if not is_audio(k)}
+        config |= {k: v for k, v in ARCHITECTURES[role].items() if is_audio(k)}
+    AudioCLIP(**config).load_state_dict(tensors)  # says what is missing or of another shape
+    return config, tensors
+
+
+def is_ear(tensor: str) -> bool:
+    """Whether a tensor of an AudioCLIP belongs to its ears."""
+    return tensor.startswith("audio.") or tensor in ("logit_scale_at", "logit_scale_ai")
+
+
+def is_audio(setting: str) -> bool:
+    """Whether an argument of AudioCLIP is one of its ears'."""
+    return setting.startswith("audio_") or setting in EARS
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
     parser.add_argument("what", choices=["unet", "encoder", "judge"])
-    parser.add_argument("--state", type=Path, required=True)
-    parser.add_argument("--audio", type=Path)
+    parser.add_argument("--state", type=Path, help="what the training of the network has saved")
+    parser.add_argument("--audio", type=Path, help="what the training of the ears has saved")
     parser.add_argument("--out", type=Path, default=WEIGHTS)
     args = parser.parse_args()
+    path = args.out / f"tiny_{args.what}.safetensors"
     if args.what == "unet":
         config, tensors = UNET, torch.load(args.state, weights_only=True)["ema"]
     else:
-        config = ARCHITECTURES[args.what]
-        tensors = audioclip(args.what, args.state, args.audio)
-    about = {"config": json.dumps(config)}
-    write(args.out / f"tiny_{args.what}.safetensors", tensors, about)
+        config, tensors = audioclip(path, args.state, args.audio)
+    write(path, tensors, {"config": json.dumps(config)})
 
 
 if __name__ == "__main__":

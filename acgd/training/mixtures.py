@@ -24,6 +24,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from acgd.models.log_mel_cnn import FRAMES, HOP, SAMPLE_RATE, LogMel
+from acgd.training.data.pairs import concept_prompts
 from acgd.training.data.recordings import RATE
 from acgd.training.teacher import Teacher
 
@@ -201,8 +202,6 @@ def chunk(clips: Clips, teacher: Teacher, seed: list[int]) -> dict[str, Tensor]:
 
 
 def main(argv: list[str] | None = None) -> None:
-    from acgd.training.data.pairs import concept_prompts
-
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
     parser.add_argument("--data", type=Path, default=Path("data"))
     parser.add_argument("--teacher", type=Path, required=True, help="YAMNet's .tflite")
@@ -211,7 +210,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--seed", type=int, default=0, help="the judge's ears hear others")
     args = parser.parse_args(argv)
     args.out.mkdir(parents=True, exist_ok=True)
-    clips, teacher = Clips(args.data, list(concept_prompts())), Teacher(args.teacher)
+    clips, teacher = Clips(args.data, list(concept_prompts())), Teacher.read(args.teacher)
     for i in range(-(-args.patches // CHUNK)):
         path, begun = args.out / f"{args.seed}_{i:04d}.safetensors", time.time()
         if path.exists():

@@ -23,10 +23,23 @@ SAMPLES = 15600  # of one patch with its last window, 16 kHz
 STEM, DEPTHWISE, POINTWISE, BIASES, LAST = (11, 13), 43, 56, 14, (69, 5)
 
 
-class Teacher:
-    """Log-mel patches to the 1,024 numbers before the last layer and to the class scores."""
+Layer = tuple[Tensor, Tensor]
 
-    def __init__(self, path: Path):
+
+class Teacher:
+    """Log-mel patches to the 1,024 numbers before the last layer and to the class scores.
+
+    stem and last: weight and bias; layers: for each of the 13 pairs of convolutions depthwise
+    weight and bias, pointwise weight and bias.
+    """
+
+    def __init__(self, stem: Layer, layers: list[tuple[Tensor, ...]], last: Layer):
+        self.stem, self.last = stem, last
+        self.layers = [(*layer, stride) for layer, stride in zip(layers, STRIDES, strict=True)]
+
+    @classmethod
+    def read(cls, path: Path) -> Teacher:
+        """The teacher of a .tflite file; a UserError where it is none."""
         try:
             from ai_edge_litert.interpreter import Interpreter, OpResolverType
         except ImportError:
@@ -36,26 +49,29 @@ class Teacher:
         if not Path(path).is_file():
             raise UserError(f"{path}: no file; give YAMNet's .tflite with --teacher")
         plain = OpResolverType.BUILTIN_REF  # no delegate repacks the constants
-        net = Interpreter(str(path), num_threads=1, experimental_op_resolver_type=plain)
-        net.allocate_tensors()
+        try:
+            net = Interpreter(str(path), num_threads=1, experimental_op_resolver_type=plain)
+            net.allocate_tensors()
+        except (ValueError, RuntimeError):
+            raise UserError(f"{path}: no TensorFlow Lite model") from None
         about = {int(d["index"]): d for d in net.get_tensor_details()}
 
-        def read(i: int) -> Tensor:
+        def constant(i: int) -> Tensor:
             return dequantised(net.get_tensor(i), about[i])
 
-        self.stem = (read(STEM[0]).permute(0, 3, 1, 2).contiguous(), read(STEM[1]))
-        self.layers = [
+        stem = (constant(STEM[0]).permute(0, 3, 1, 2).contiguous(), constant(STEM[1]))
+        layers = [
             (
-                read(DEPTHWISE + k).permute(3, 0, 1, 2).contiguous(),
-                read(BIASES + 2 * k),
-                read(POINTWISE + k).permute(0, 3, 1, 2).contiguous(),
-                read(BIASES + 2 * k + 1),
-                stride,
+                constant(DEPTHWISE + k).permute(3, 0, 1, 2).contiguous(),
+                constant(BIASES + 2 * k),
+                constant(POINTWISE + k).permute(0, 3, 1, 2).contiguous(),
+                constant(BIASES + 2 * k + 1),
             )
-            for k, stride in enumerate(STRIDES)
+            for k in range(len(STRIDES))
         ]
-        self.last = (read(LAST[0]), read(LAST[1]))
-        self.check(net, path)
+        found = cls(stem, layers, (constant(LAST[0]), constant(LAST[1])))
+        found.check(net, path)
+        return found
 
     def check(self, net: object, path: Path) -> None:
         """Our reading of the file answers as the file does, else UserError."""
