@@ -20,6 +20,7 @@ from acgd.models.log_mel_cnn import projection
 TABLE = Path(__file__).parent / "data" / "audioset.csv"
 HINT = 0.3  # what a class that only hints at a concept counts
 FLOOR = 1e-3  # added to the prior's chances before their logarithm
+TRUST = 0.3  # the power of the prior where the map has much to say
 FEW = 3.0  # where a concept has so many recordings, map and prior have an equal say
 STEPS = 1500
 
@@ -72,7 +73,7 @@ class ConceptMap(nn.Module):
 
     def chances(self, embedding: Tensor, prior: Tensor) -> Tensor:
         """(B, 1024) and the prior's (B, C) -> (B, C), each row 1 in all."""
-        both = (self(embedding) + (prior + FLOOR).log()).softmax(1)
+        both = (self(embedding) + TRUST * (prior + FLOOR).log()).softmax(1)
         alone = prior / prior.sum(1, keepdim=True).clamp(min=0.1)  # it may know of nothing here
         found = (1 - self.doubt) * both + self.doubt * alone
         return found / found.sum(1, keepdim=True)
