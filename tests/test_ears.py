@@ -17,7 +17,7 @@ from acgd.errors import UserError
 from acgd.models.audioclip import AudioCLIP
 from acgd.models.log_mel_cnn import LogMel, LogMelCNN
 from acgd.paths import CONCEPTS
-from acgd.training import ears, mixtures, teacher
+from acgd.training import ears, export, mixtures, teacher
 from acgd.training.concept_map import TABLE, ConceptMap, Prior, fit
 from acgd.training.data.pairs import concept_prompts
 from acgd.training.data.recordings import RATE
@@ -272,3 +272,24 @@ def test_recipes_and_faint_sounds_say_less(learn):
     assert known.origins[0] == 2 and known.origins[list(concept_prompts()).index("rain")] == 2
     assert known.target.sum(1).min() >= 0 and known.target.sum(1).max() <= 1 + 1e-5
     assert known.known.max() <= 1 + 1e-3 and (known.known == 0).any()
+
+
+def test_new_ears_leave_the_towers_as_they_are(weights, tmp_path, monkeypatch):
+    path = weights.rename(tmp_path / "tiny_encoder.safetensors")
+    export.write(path, load_file(path), {"config": json.dumps({**SMALL, "audio_channels": [4, 4]})})
+    before = load_file(path)
+    monkeypatch.setitem(export.ARCHITECTURES, "encoder", {**SMALL, "audio_channels": [4, 8, 8]})
+    made = LogMelCNN(16, (4, 8, 8))
+    state = {"audio": made.state_dict(), "scale": torch.tensor(2.0)}
+    torch.save(state, tmp_path / "state.pt")
+    monkeypatch.setattr("sys.argv", ["export", "encoder", f"--audio={tmp_path / 'state.pt'}",
+                                     f"--out={tmp_path}"])  # fmt: skip
+    export.main()
+    after = load_file(path)
+    towers = {name for name in before if not export.is_ear(name)}
+    assert towers == {name for name in after if not export.is_ear(name)}
+    assert all(torch.equal(before[name], after[name]) for name in towers)
+    wave = normal(1, 20000) * 0.1
+    heard, direct = AudioCLIPEncoder(str(path)).audio(wave), F.normalize(made.eval()(wave), dim=-1)
+    assert torch.allclose(heard, direct, atol=5e-3)  # half precision on disk
+    assert AudioCLIPEncoder(str(path)).scale_at == pytest.approx(np.exp(2.0), rel=1e-3)
