@@ -29,6 +29,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from acgd.config.compose import compose
+
 ROOT = Path(__file__).resolve().parents[1]
 RUN = [sys.executable, str(ROOT / "run.py")]
 PARTS = ("main", "startup", "steps", "sweep")
@@ -153,17 +155,13 @@ def measure_sweep(overrides: list[str]) -> Iterator[Figure]:
 
 def prepare(overrides: list[str], batch: int) -> tuple[Any, Iterator]:
     """The models (kept from case to case) and a guided run of `batch` pictures of "a dog"."""
-    import hydra
-
-    from acgd.paths import CONF
     from acgd.pipeline import settings
     from acgd.pipeline.models import Models
     from acgd.pipeline.sampling import sample
     from acgd.runs.run import resolve
     from acgd.types import Target
 
-    with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
-        cfg = resolve(hydra.compose("config", overrides))
+    cfg = resolve(compose(overrides))
     models = Models(cfg)
     chosen = settings.read([{**cfg, "seed": seed} for seed in range(batch)])
     target = Target(models.encoder.text(["a dog"])[0], 1.0, "text", "a dog")

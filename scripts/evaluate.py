@@ -20,14 +20,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-import hydra
 import torch
 import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 from tqdm import tqdm
 
-from acgd.paths import CONF
+from acgd.config.compose import compose
 from acgd.pipeline import settings
 from acgd.pipeline.models import Models
 from acgd.pipeline.sampling import sample, to_bytes
@@ -121,8 +120,7 @@ def grid(pixels: Tensor, columns: int, path: Path) -> None:
 
 class Evaluation:
     def __init__(self, args: argparse.Namespace):
-        with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
-            self.cfg = resolve(hydra.compose("config", args.overrides))
+        self.cfg = resolve(compose(args.overrides))
         self.args, self.models = args, Models(self.cfg)
         self.view, self.labels = self.models.by_judge, self.models.labels
         self.result: dict = {"overrides": args.overrides}

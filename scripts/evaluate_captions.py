@@ -21,6 +21,7 @@ import shutil
 import sys
 from pathlib import Path
 
+from acgd.config.compose import compose
 from acgd.errors import UserError
 
 NOTEBOOK = {"BLEU-1": 0.349, "BLEU-4": 0.052, "METEOR": 0.260, "ROUGE-L": 0.335, "CIDEr": 0.263}
@@ -66,17 +67,14 @@ def candidates(path: Path) -> dict[str, str]:
 
 def describe(folder: Path, names: list[str], overrides: list[str]) -> dict[str, str]:
     """What the config's describer says about each file."""
-    import hydra
     from tqdm import tqdm
 
-    from acgd.commands.run import CONF
     from acgd.config.instantiate import build
     from acgd.media import audio
     from acgd.pipeline import device, models
     from acgd.runs.run import resolve
 
-    with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
-        cfg = resolve(hydra.compose("config", overrides))
+    cfg = resolve(compose(overrides))
     where = {"device": device.pick_device(cfg["device"])}
     where["precision"] = device.pick_precision(cfg["precision"], where["device"])
     encoder = build(cfg["encoder"], **where)

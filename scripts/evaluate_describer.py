@@ -15,10 +15,9 @@ import random
 from collections import defaultdict
 from pathlib import Path
 
-import hydra
 from tqdm import tqdm
 
-from acgd.commands.run import CONF
+from acgd.config.compose import compose
 from acgd.config.instantiate import build
 from acgd.pipeline import models
 from acgd.pipeline.device import pick_device, pick_precision
@@ -48,8 +47,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, help="a JSON file for the figures")
     args = parser.parse_args()
     overrides = ["describer=muscaps_tiny", *args.overrides]
-    with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
-        cfg = resolve(hydra.compose("config", overrides))
+    cfg = resolve(compose(overrides))
     device = pick_device(cfg["device"])
     precision = pick_precision(cfg["precision"], device)
     encoder = build(cfg["encoder"], device=device, precision=precision)

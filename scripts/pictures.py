@@ -9,10 +9,9 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-import hydra
 from PIL import Image, ImageDraw, ImageFont
 
-from acgd.commands.run import CONF
+from acgd.config.compose import compose
 from acgd.pipeline import runner
 from acgd.runs.run import expand
 
@@ -26,8 +25,7 @@ SIDE, GAP, LINE = 128, 6, 20  # pixels
 def pictures(column: list[str], overrides: list[str]) -> list[Image.Image]:
     """One picture for each seed."""
     seeds = f"seed=[{','.join(map(str, SEEDS))}]"
-    with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
-        cfg = hydra.compose("config", [*column, seeds, "name=readme", "logger=none", *overrides])
+    cfg = compose([*column, seeds, "name=readme", "logger=none", *overrides])
     runs = expand(cfg)
     runner.render(runs)
     return [Image.open(run.folder / f"images/seed{run.seed}.png") for run in runs]

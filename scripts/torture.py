@@ -29,7 +29,6 @@ from collections import Counter
 from contextlib import suppress
 from pathlib import Path
 
-import hydra
 import torch
 from omegaconf import OmegaConf
 from PIL import Image
@@ -37,8 +36,9 @@ from repeat import results
 
 from acgd import atomic_files
 from acgd.commands import run as cli
+from acgd.config.compose import compose
 from acgd.errors import one_line
-from acgd.paths import CONF, HERE
+from acgd.paths import HERE
 from acgd.pipeline import snapshot
 from acgd.runs import environment
 from acgd.runs import folder as folders
@@ -265,8 +265,7 @@ def warm(arguments: list[str]) -> None:
     """Load the models that copies of this process find loaded."""
     torch.set_num_threads(1)
     plain = [one.split(",")[0] for one in arguments if one != "-m"]
-    with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
-        cfg = hydra.compose("config", plain)
+    cfg = compose(plain)
     from acgd.pipeline import captioning, sampling, scoring  # noqa: F401
     from acgd.pipeline.models import Models
 

@@ -107,12 +107,9 @@ def sounds(tmp_path) -> Path:
 
 def compose(*overrides: str):
     """The config that these command-line overrides make."""
-    import hydra
+    from acgd.config.compose import compose as composed
 
-    from acgd.commands.run import CONF
-
-    with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
-        return hydra.compose("config", list(overrides))
+    return composed(overrides)
 
 
 def command(*arguments: str) -> list[str]:

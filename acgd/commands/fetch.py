@@ -110,15 +110,12 @@ def chosen(what: list[str]) -> tuple[list[Published], list[str]]:
 
 def compose(overrides: list[str]) -> Any:
     """The config that a run with these overrides has, as plain dicts and lists."""
-    import hydra
     from omegaconf import OmegaConf
 
-    from acgd.commands.run import CONF, quoted
+    from acgd.commands.run import quoted
+    from acgd.config.compose import compose as composed
 
-    with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
-        return OmegaConf.to_container(
-            hydra.compose("config", [quoted(one) for one in overrides]), resolve=True
-        )
+    return OmegaConf.to_container(composed([quoted(one) for one in overrides]), resolve=True)
 
 
 def checkpoints_in(node: Any) -> list[str]:

@@ -8,8 +8,8 @@ from errno import EDQUOT, ENOSPC
 
 from omegaconf import DictConfig
 
+from acgd.config.compose import compose
 from acgd.errors import UserError, one_line
-from acgd.paths import CONF
 
 EXTRAS = {"submitit_local": "slurm", "submitit_slurm": "slurm"}  # plugin -> extra of another name
 
@@ -45,13 +45,10 @@ def plugin(line: str) -> str:
 
 def suggestion(line: str) -> str:
     """For an unknown key, the known ones that look like it."""
-    import hydra
-
     wrong = re.search(r"Could not override '([^']+)'", line)
     if not wrong:
         return ""
-    with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
-        known = dotted_keys(hydra.compose("config"))
+    known = dotted_keys(compose())
     near = difflib.get_close_matches(wrong[1], known, n=3)
     return f" (did you mean {', '.join(near)}?)" if near else ""
 

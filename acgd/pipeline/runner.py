@@ -29,11 +29,14 @@ if TYPE_CHECKING:
 
 def render(runs: list[Run]) -> None:
     """Make every run that is not finished; raises at the end if any of them failed."""
+    from acgd.pipeline import outputs
+
     failed, good = [], 0
     for sample in make(runs):
         if sample.error is not None:
             failed.append(sample)
         elif not sample.made_before:
+            outputs.tell(sample, alone=len(runs) == 1)
             good += 1
     conclude(failed, good, runs)
 
@@ -44,7 +47,7 @@ def make(runs: list[Run]) -> Iterator[Sample]:
     Runs may differ in all they like; those that can be are sampled in one batch. After the first
     failure nothing new is begun where the config says `fail_fast`.
     """
-    todo, alone = [], len(runs) == 1
+    todo = []
     for sample in opened(runs):
         if sample.error is None and not sample.made_before:
             todo.append(sample)
@@ -53,7 +56,7 @@ def make(runs: list[Run]) -> Iterator[Sample]:
         if stops(sample):
             return
     for group in batching.rounds(together(todo)):
-        for sample in paint_all(group, alone):
+        for sample in paint_all(group):
             yield sample
             sample.let_go()
         if any(stops(sample) for sample in group):
@@ -88,7 +91,7 @@ def finished(run: Run) -> bool:
     return done
 
 
-def paint_all(group: list[Sample], alone: bool) -> Iterator[Sample]:
+def paint_all(group: list[Sample]) -> Iterator[Sample]:
     """A group's samples batch by batch; W&B gets its copy of them beside the next one."""
     from acgd.pipeline.models import Models
 
@@ -98,7 +101,7 @@ def paint_all(group: list[Sample], alone: bool) -> Iterator[Sample]:
     models = guarded(group, lambda: Models(cfg))
     for batch in batches(group, cfg) if models else [group]:
         if models and not batch[0].made_before:
-            attempt(batch, models, known, alone)
+            attempt(batch, models, known)
         logger.tell([s.run.folder for s in batch if s.picture and not s.error])
         yield from batch
         if any(stops(sample) for sample in batch):
@@ -106,12 +109,12 @@ def paint_all(group: list[Sample], alone: bool) -> Iterator[Sample]:
     logger.mirror([])
 
 
-def attempt(batch: list[Sample], models: Models, known: dict[str, Heard], alone: bool) -> None:
+def attempt(batch: list[Sample], models: Models, known: dict[str, Heard]) -> None:
     """Make a batch. What fails in company is tried alone, so that one cannot hurt the others."""
     for sample in batch:
         guarded([sample], lambda sample=sample: listen(sample, models, known))
     batch = [sample for sample in batch if sample.error is None]
-    guarded(batch, lambda: paint(batch, models, alone))
+    guarded(batch, lambda: paint(batch, models))
     if (
         len(batch) > 1
         and batch[0].error is not None
@@ -119,7 +122,7 @@ def attempt(batch: list[Sample], models: Models, known: dict[str, Heard], alone:
     ):
         for sample in batch:
             sample.error, sample.record.losses = None, []
-            guarded([sample], lambda sample=sample: paint([sample], models, alone))
+            guarded([sample], lambda sample=sample: paint([sample], models))
 
 
 def guarded(samples: list[Sample], work: Callable[[], Any]) -> Any:
@@ -136,7 +139,7 @@ def guarded(samples: list[Sample], work: Callable[[], Any]) -> Any:
         return None
 
 
-def paint(batch: list[Sample], models: Models, alone: bool) -> None:
+def paint(batch: list[Sample], models: Models) -> None:
     """One batch from its targets to finished folders."""
     from acgd.pipeline import captioning, outputs, scoring, snapshot
     from acgd.pipeline.drawing import draw_with_twins
@@ -167,7 +170,6 @@ def paint(batch: list[Sample], models: Models, alone: bool) -> None:
     for sample in reversed(batch):
         sample.record.finish(batch=took)
     for sample in batch:
-        outputs.tell(sample, alone)
         if sample.run.cfg["report"]:
             hooks.of_run(sample.run.folder)
 

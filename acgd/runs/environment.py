@@ -16,6 +16,7 @@ import platform
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cache
 from importlib import metadata
 from pathlib import Path
@@ -42,6 +43,20 @@ PACKAGES = (
 )
 
 
+_command: list[str] | None = None
+
+
+@contextmanager
+def command(words: list[str]) -> Iterator[None]:
+    """What is made inside was asked for with these words, not on the process's command line."""
+    global _command
+    _command = words
+    try:
+        yield
+    finally:
+        _command = None
+
+
 def describe(cfg: dict, device: str, precision: str) -> dict[str, Any]:
     """The record of one run; what is the process's is asked once."""
     return {
@@ -51,7 +66,7 @@ def describe(cfg: dict, device: str, precision: str) -> dict[str, Any]:
         "precision": precision,
         "threads": torch.get_num_threads(),
         "files": dict(files(cfg)),
-        "command": sys.argv,
+        "command": _command or sys.argv,
         "folder": os.getcwd(),
     }
 

@@ -89,7 +89,7 @@ def announce(jobs: list[Job], cfgs: list[dict]) -> None:
 
 def make(jobs: list[Job]) -> None:
     """Make the samples of all jobs; each job is told of its own."""
-    from acgd.pipeline import runner
+    from acgd.pipeline import outputs, runner
 
     owners: dict[Path, list[Job]] = {}
     runs = {}
@@ -101,6 +101,8 @@ def make(jobs: list[Job]) -> None:
     failed = any(job.status == "failed" for job in jobs)
     try:
         for sample in runner.make([] if hasty and failed else list(runs.values())):
+            if sample.picture and sample.error is None:
+                outputs.tell(sample, alone=len(runs) == 1)
             for job in owners[sample.run.folder]:
                 job.take(sample)
     except KeyboardInterrupt:

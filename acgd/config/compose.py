@@ -1,0 +1,37 @@
+"""The config that some overrides make, composed outside Hydra's own command line."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from omegaconf import DictConfig
+
+from acgd.errors import UserError
+from acgd.paths import CONF
+
+
+def compose(overrides: Sequence[str] = (), config_dir: str | Path | None = None) -> DictConfig:
+    """The composed config. `config_dir`: a folder of configs of one's own, as --config-dir.
+
+    Raises what Hydra raises, and UserError where the folder is none.
+    """
+    import hydra
+
+    words = list(overrides)
+    if config_dir is not None:
+        words.append(f"hydra.searchpath=['file://{own_parts(config_dir)}']")
+    with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
+        return hydra.compose("config", words)
+
+
+def own_parts(config_dir: str | Path) -> Path:
+    """A folder of configs, whose `_target_`s are found in it, beside it and where one stands."""
+    folder = Path(config_dir).expanduser().resolve()
+    if not folder.is_dir():
+        raise UserError(f"--config-dir {config_dir}: there is no such folder")
+    for place in (folder, folder.parent, Path.cwd()):
+        if str(place) not in sys.path:
+            sys.path.append(str(place))
+    return folder
