@@ -1,6 +1,6 @@
 """`python -m acgd`."""
 
-from acgd.commands.run import main
+from acgd.commands.main import main
 
 if __name__ == "__main__":
     main()

@@ -32,10 +32,10 @@ from pathlib import Path
 import torch
 from omegaconf import OmegaConf
 from PIL import Image
-from repeat import results
 
 from acgd import atomic_files
 from acgd.commands import run as cli
+from acgd.commands.repeat import results
 from acgd.config.compose import compose
 from acgd.errors import one_line
 from acgd.paths import HERE

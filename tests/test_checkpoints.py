@@ -210,7 +210,7 @@ def test_every_published_model_is_recognised(name, guess):
 def test_missing_weights_name_the_command_or_what_a_person_does(tmp_path, monkeypatch):
     monkeypatch.setenv("ACGD_CACHE", str(tmp_path))
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(UserError, match=r"python scripts/fetch.py RN50.pt \(256 MB\)"):
+    with pytest.raises(UserError, match=r"(python run.py|acgd) fetch RN50.pt \(256 MB\)"):
         checkpoints.locate("RN50.pt")
     with pytest.raises(UserError, match=r"train it with scripts/train_muscaps\.py"):
         checkpoints.locate("muscaps_hcnn_clotho.pt")

@@ -11,6 +11,9 @@ from pathlib import Path
 import pytest
 from conftest import ROOT, command
 
+import acgd
+from acgd.commands.main import COMMANDS
+
 TORCHLESS = (
     "import sys, acgd.commands.run as c\ntry: c.main()\nfinally: print('torch' in sys.modules)"
 )
@@ -64,7 +67,7 @@ def test_all_three_commands_are_one(tmp_path):
     calls = [
         [sys.executable, str(ROOT / "run.py")],
         [sys.executable, "-m", "acgd"],
-        [sys.executable, "-c", "from acgd.commands.run import main; main()"],  # what `acgd` holds
+        [sys.executable, "-c", "from acgd.commands.main import main; main()"],  # what `acgd` holds
     ]
     said = {run("--cfg", "job", "seed=3", cwd=tmp_path, call=call).stdout for call in calls}
     assert len(said) == 1 and "seed: 3" in said.pop()
@@ -97,3 +100,44 @@ def test_a_picture_is_told_in_three_lines_and_a_folder(tmp_path, tiny, sounds):
     assert (tmp_path / picture.split()[1]).is_file()
     assert (tmp_path / folder.split()[1]).is_dir()
     assert "clip=" in done.stderr  # the progress bar, with the losses
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_each_command_has_help_and_loads_no_torch(name, tmp_path):
+    lines = "import sys; from acgd.commands.main import main\n"
+    lines += "try: main()\nfinally: print('torch' in sys.modules)"
+    done = run(name, "--help", cwd=tmp_path, call=[sys.executable, "-c", lines])
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith(f"usage: acgd {name}") and "False" in done.stdout.splitlines()[-1]
+
+
+def test_version_is_answered_at_once(tmp_path):
+    lines = "import sys; from acgd.commands.main import main; main(); print(len(sys.modules))"
+    done = run("--version", cwd=tmp_path, call=[sys.executable, "-c", lines])
+    version, modules = done.stdout.split("\n")[:2]
+    assert version == f"acgd {acgd.__version__}" and int(modules) < 200
+
+
+def test_a_sound_alone_is_what_is_drawn(tmp_path, tiny, sounds):
+    spaced = tmp_path / "it's a tone, really.wav"
+    spaced.write_bytes((sounds / "tone.wav").read_bytes())
+    done = run(str(spaced), *tiny, "logger=none", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "outputs/main").exists() and "it-s-a-tone-really-seed0" in done.stdout
+    both = run(str(spaced), "sounds/hiss.wav", *tiny, "logger=none", cwd=tmp_path)
+    assert both.returncode == 0 and len(list((tmp_path / "outputs/main").iterdir())) == 2
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["photo.png"], "photo.png is a picture: acgd prompt=image prompt.image=photo.png"),
+        (["compar"], "compar: neither a file nor a command (compare, report, repeat, fetch, sync)"),
+        (["compare", "nowhere"], "nowhere: no runs in here"),
+        (["report", "nowhere"], "nowhere"),
+    ],
+)
+def test_a_bare_word_that_is_nothing_is_one_line(tmp_path, words, says):
+    done = run(*words, cwd=tmp_path, call=[sys.executable, "-m", "acgd"])
+    assert done.returncode == 1 and says in done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1 and done.stderr.startswith("acgd: ")

@@ -321,7 +321,7 @@ def test_mistakes_have_one_line(sweep, asked, says):
 
 def script(*arguments, **env):
     return subprocess.run(
-        [sys.executable, str(ROOT / "scripts" / "compare.py"), *map(str, arguments)],
+        [sys.executable, str(ROOT / "run.py"), "compare", *map(str, arguments)],
         env={**os.environ, "PYTHONPATH": str(ROOT), **env},
         capture_output=True,
         text=True,

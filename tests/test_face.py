@@ -119,4 +119,4 @@ def test_the_steps_end_in_the_picture_that_is_drawn(here, tiny, sounds):
 )
 def test_what_is_wrong_is_a_user_error(here, given, says):
     with pytest.raises(acgd.UserError, match=says):
-        acgd.draw(*here, **given) if "sound" in given else acgd.draw(None, *here, **given)
+        acgd.draw(given.pop("sound", None), *here, **given)

@@ -14,12 +14,12 @@ import time
 from pathlib import Path
 
 import pytest
-import sync_wandb
 import yaml
 from conftest import ROOT, compose
 from PIL import Image
 
 from acgd.atomic_files import write
+from acgd.commands import sync_wandb
 from acgd.commands.run import quoted
 from acgd.config.instantiate import build
 from acgd.errors import UserError
@@ -204,9 +204,7 @@ def test_finished_runs_are_replayed_once_in_order(example, tmp_path, capsys, mon
 
 
 def synced(folder: Path, capsys, monkeypatch, *more: str, code: int = 0) -> str:
-    arguments = ["sync_wandb.py", str(folder), "--mode", "offline", *more]
-    monkeypatch.setattr(sys, "argv", arguments)
-    assert sync_wandb.main() == code
+    assert sync_wandb.main([str(folder), "--mode", "offline", *more]) == code
     return capsys.readouterr().out
 
 

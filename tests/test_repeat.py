@@ -1,4 +1,4 @@
-"""scripts/repeat.py: a run made again, and what is said where it differs."""
+"""`acgd repeat`: a run made again, and what is said where it differs."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ import sys
 
 import numpy as np
 import pytest
-import repeat
 from conftest import ROOT, compose
 from PIL import Image
 
+from acgd.commands import repeat
 from acgd.pipeline import runner
 from acgd.runs.run import expand
 
@@ -43,7 +43,7 @@ def run(tiny, tmp_path_factory):
 
 
 def again(run, *arguments: str, cwd):
-    command = [sys.executable, str(ROOT / "scripts" / "repeat.py"), str(run), *arguments]
+    command = [sys.executable, str(ROOT / "run.py"), "repeat", str(run), *arguments]
     env = os.environ | {"PYTHONPATH": str(ROOT)}
     return subprocess.run(command, cwd=cwd, env=env, capture_output=True, text=True, timeout=200)
 

@@ -247,7 +247,7 @@ def test_the_whole_of_outputs_is_a_page_too(sweep):
 @pytest.mark.parametrize("name", ["", "empty", "nowhere"])
 def test_a_folder_without_runs_is_told_in_one_line(tmp_path, name):
     (tmp_path / "empty").mkdir()
-    script = [sys.executable, str(ROOT / "scripts" / "report.py"), str(tmp_path / name)]
+    script = [sys.executable, str(ROOT / "run.py"), "report", str(tmp_path / name)]
     done = subprocess.run(script, capture_output=True, text=True, env={"PYTHONPATH": str(ROOT)})
     assert done.returncode == 1 and done.stderr.count("\n") == 1
     assert "give the folder of a run" in done.stderr

@@ -1,7 +1,7 @@
 """Weights from files: where they are looked for, what is read, and strict loading.
 
 A source is written as "embedded:NAME" (shipped in acgd/weights), as a path, or as the name of a
-file in the cache folder, $ACGD_CACHE or ~/.cache/acgd, where scripts/fetch.py puts the published
+file in the cache folder, $ACGD_CACHE or ~/.cache/acgd, where `acgd fetch` puts the published
 ones. Files are .pt (read with weights_only=True), TorchScript archives (OpenAI's CLIP files, whose
 code is not run) or .safetensors. Large files are mapped: a tensor's bytes are read when they are
 used, and memory holds one copy. What can be wrong with them ends in a UserError of one line.

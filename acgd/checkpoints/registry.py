@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from acgd.errors import UserError
+from acgd.paths import command
 
 TABLE = Path(__file__).with_name("published.yaml")
-SCRIPT = Path(__file__).parents[2] / "scripts" / "fetch.py"  # absent where acgd is installed
 
 
 def cache_dir() -> Path:
@@ -84,7 +84,7 @@ def missing(source: str, place: Path) -> UserError:
     rows = named(source)
     if rows and rows[0].mirrors:
         size = gigabytes(sum(row.about for row in rows))
-        return UserError(f"{where}, or fetch it: {command()} {source} ({size})")
+        return UserError(f"{where}, or fetch it: {command()} fetch {source} ({size})")
     if rows:
         return UserError(f"{where}; nobody publishes it: {by_hand(rows[0], place)}")
     return UserError(f"{where}, or name another path with checkpoint=")
@@ -93,11 +93,6 @@ def missing(source: str, place: Path) -> UserError:
 def by_hand(row: Published, place: Path) -> str:
     """What a person does where nothing can be fetched."""
     return f"{row.by_hand or 'find it and save it as'} {place}"
-
-
-def command() -> str:
-    """How the fetching script is called here."""
-    return "python scripts/fetch.py" if SCRIPT.is_file() else "python -m acgd.commands.fetch"
 
 
 def gigabytes(count: int) -> str:

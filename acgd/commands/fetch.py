@@ -1,10 +1,10 @@
-"""Fetch the published files that a run names: python scripts/fetch.py [GROUP=NAME | FILE ...]
+"""Fetch the published files that a run names: acgd fetch [GROUP=NAME | FILE ...]
 
-    python scripts/fetch.py model=openai_256 encoder=audioclip captioner=clipcap
-    python scripts/fetch.py experiment=published
-    python scripts/fetch.py RN50.pt gpt2
-    python scripts/fetch.py RN50.pt --mirror https://mirror.example/weights/ --mirror ~/backup/
-    python scripts/fetch.py RN50.pt --mirror RN50.pt=~/Downloads/RN50-from-elsewhere.pt
+    acgd fetch model=openai_256 encoder=audioclip captioner=clipcap
+    acgd fetch experiment=published
+    acgd fetch RN50.pt gpt2
+    acgd fetch RN50.pt --mirror https://mirror.example/weights/ --mirror ~/backup/
+    acgd fetch RN50.pt --mirror RN50.pt=~/Downloads/RN50-from-elsewhere.pt
 
 It shows what is wanted and the free disk first. What is cut is gone on with the next time; a file
 appears in the cache ($ACGD_CACHE or ~/.cache/acgd) when its size and sha256 are right.
@@ -22,11 +22,13 @@ from typing import Any
 from acgd.checkpoints import registry
 from acgd.checkpoints.registry import Published, cache_dir, gigabytes
 from acgd.errors import UserError
+from acgd.paths import command
 
 
 def main(arguments: list[str] | None = None) -> int:
     """The command; 0 when all that was asked for is here, 1, or 130 after Ctrl-C."""
-    from acgd.commands.run import explain, say
+    from acgd.config.explain import explain
+    from acgd.errors import say
 
     try:
         return run(read(arguments))
@@ -40,7 +42,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 def read(arguments: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
-        prog=registry.command().removeprefix("python "),
+        prog=f"{command()} fetch",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -65,7 +67,7 @@ def read(arguments: list[str] | None) -> argparse.Namespace:
 
 def run(options: argparse.Namespace) -> int:
     """What `main` does; raises UserError for what cannot be."""
-    from acgd.commands.run import say
+    from acgd.errors import say
 
     if not options.what:
         show(list(registry.table().values()), cache_dir())

@@ -15,6 +15,7 @@ from pathlib import Path
 
 from acgd.errors import UserError
 from acgd.loggers.worker import Child
+from acgd.paths import command
 
 MODES = ("offline", "online")
 MODULE = "acgd.loggers.wandb_worker"
@@ -49,7 +50,7 @@ class Desk:
         self.orders.join()
         if self.problem and not self.told:
             self.told = True
-            later = "the runs' folders hold everything, scripts/sync_wandb.py sends it later"
+            later = f"the runs' folders hold everything, {command()} sync sends it later"
             print(f"acgd: W&B: {self.problem}; {later}", file=sys.stderr)
 
 

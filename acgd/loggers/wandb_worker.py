@@ -1,4 +1,4 @@
-"""Finished run folders as W&B runs: the child of `acgd.loggers.wandb` and scripts/sync_wandb.py.
+"""Finished run folders as W&B runs: the child of `acgd.loggers.wandb` and `acgd sync`.
 
 Each line of stdin is an order {"folder", "mode", "project", "group", "job_type", "tags",
 "timeout"}; the answer has "error" where something went wrong, and "whose" fault it is: the

@@ -9,6 +9,7 @@ from typing import Any
 
 import yaml
 
+from acgd.paths import command as acgd
 from acgd.runs import records as run_records
 from acgd.runs.records import Record
 
@@ -17,7 +18,7 @@ SUBJECT = ("prompt.path", "prompt.text", "prompt.image")  # in this order
 
 
 def command(record: Record) -> str:
-    """`python run.py ...`, where the words that the run was started with are known; else "".
+    """`acgd ...`, where the words that the run was started with are known; else "".
 
     Those words, with the one sound (text, picture) that this record is of.
     """
@@ -31,7 +32,7 @@ def command(record: Record) -> str:
         key = word.partition("=")[0]
         if key != "seed":
             words.append(own.pop(key, word))
-    return " ".join(["python run.py", *map(shlex.quote, [*words, *own.values()])])
+    return " ".join([acgd(), *map(shlex.quote, [*words, *own.values()])])
 
 
 def started(folder: Path | None) -> list[str] | None:
@@ -45,7 +46,7 @@ def started(folder: Path | None) -> list[str] | None:
 def again(record: Record) -> str:
     """What repeats a run of which only the folder is known."""
     folder: Path | None = record["folder"]
-    return f"python scripts/repeat.py {shlex.quote(near(folder))}" if folder else ""
+    return f"{acgd()} repeat {shlex.quote(near(folder))}" if folder else ""
 
 
 def near(folder: Path) -> str:
@@ -62,7 +63,7 @@ def sweep(folder: Path) -> str:
         words = [str(word) for word in told["hydra"]["overrides"]["task"]]
     except (OSError, ValueError, KeyError, TypeError, yaml.YAMLError):
         return ""
-    return " ".join(["python run.py", *map(shlex.quote, words), "-m"])
+    return " ".join([acgd(), *map(shlex.quote, words), "-m"])
 
 
 def quoted(value: Any) -> str:

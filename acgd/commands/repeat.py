@@ -1,6 +1,6 @@
 """Make a run again from its own record and say whether the bytes agree.
 
-    python scripts/repeat.py outputs/main/dog-seed0-1a2b3c4d5e6f [--out DIR]
+    acgd repeat outputs/main/dog-seed0-1a2b3c4d5e6f [--out DIR]
 
 A fresh process makes it, on as many threads and in the same batch as then. Pictures, previews,
 losses, captions and metrics are compared byte for byte; times and paths are left aside. Where they
@@ -26,7 +26,7 @@ from PIL import Image
 
 from acgd.config.explain import explain
 from acgd.errors import UserError, say
-from acgd.paths import HERE
+from acgd.paths import HERE, command
 from acgd.runs.folder import status
 from acgd.runs.run import expand
 
@@ -35,14 +35,16 @@ ASIDE = ("status.json", "environment.json")
 NUMBER = re.compile(r"-?\d+\.?\d*(?:[eE][-+]?\d+)?")
 
 
-def main() -> int:
+def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        prog=f"{command()} repeat",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("run", type=Path, nargs="+", metavar="RUNFOLDER")
     parser.add_argument("--out", type=Path, metavar="DIR", help="where it is made, and stays")
     parser.add_argument("--make", action="store_true", help=argparse.SUPPRESS)  # the fresh process
-    options = parser.parse_args()
+    options = parser.parse_args(arguments)
     try:
         if options.make:
             return make(options.run, options.out)
@@ -84,9 +86,9 @@ def ask(batch: list[Path], run: Path, out: Path, then: dict) -> Path | None:
     path = os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH")]))
     threads = {"OMP_NUM_THREADS": str(then["threads"])} if "threads" in then else {}
     home = then.get("folder") or "."
-    command = [sys.executable, str(Path(__file__).resolve()), "--make", "--out", str(out)]
+    words = [sys.executable, "-m", "acgd", "repeat", "--make", "--out", str(out)]
     done = subprocess.run(
-        [*command, *map(str, batch)],
+        [*words, *map(str, batch)],
         cwd=home if Path(home).is_dir() else None,
         env=os.environ | {"PYTHONPATH": path} | threads,
         stdout=subprocess.PIPE,
@@ -168,7 +170,3 @@ def flat(node: dict, prefix: str = "") -> dict[str, Any]:
         own = prefix + name
         found |= flat(value, f"{own}.") if isinstance(value, dict) else {own: value}
     return found
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -1,9 +1,9 @@
-"""Compare settings: python scripts/compare.py DIR [--by KEY] [--metrics NAME] [--against SETTING]
+"""Compare settings: acgd compare DIR [--by KEY] [--metrics NAME] [--against SETTING]
 
-    python scripts/compare.py outputs/main/sweeps/2026-01-31_12-00-00-000000
-    python scripts/compare.py outputs/main --by guidance.clip --by sampler
-    python scripts/compare.py outputs/main --by guidance.clip,seed --metrics image_audio,first
-    python scripts/compare.py outputs/main --by sampler --against all
+    acgd compare outputs/main/sweeps/2026-01-31_12-00-00-000000
+    acgd compare outputs/main --by guidance.clip --by sampler
+    acgd compare outputs/main --by guidance.clip,seed --metrics image_audio,first
+    acgd compare outputs/main --by sampler --against all
 
 DIR is outputs/NAME or a sweep's folder, or several. For every setting of the --by keys (those
 that vary, unless given) come the mean over samples and its bootstrap 95 % interval; for every
@@ -16,18 +16,18 @@ is installed) are written into the first DIR.
 from __future__ import annotations
 
 import argparse
-import sys
 from pathlib import Path
 
-from acgd.commands.run import explain, say
-from acgd.errors import UserError
+from acgd.config.explain import explain
+from acgd.errors import UserError, say
 from acgd.evaluation import compare, tables
 from acgd.evaluation.metrics import MEASURES
+from acgd.paths import command
 from acgd.runs import records as run_records
 
 
-def main() -> int:
-    options = read()
+def main(arguments: list[str] | None = None) -> int:
+    options = read(arguments)
     try:
         records = gather(options.folders)
         asked = {"by": options.by, "metrics": options.metrics, "against": options.against}
@@ -39,9 +39,10 @@ def main() -> int:
     return 0
 
 
-def read() -> argparse.Namespace:
+def read(arguments: list[str] | None) -> argparse.Namespace:
     lines = [f"  {name:18} {one.title} ({one.better})" for name, one in MEASURES.items()]
     parser = argparse.ArgumentParser(
+        prog=f"{command()} compare",
         description=__doc__,
         epilog="measures:\n" + "\n".join(lines) + "\n  or any score of metrics.json by its dotted"
         " name: judge.rank, encoder.similarity, twin.judge.similarity",
@@ -53,7 +54,7 @@ def read() -> argparse.Namespace:
     parser.add_argument("--metrics", metavar="NAME", **keys, help="all that have values otherwise")
     parser.add_argument("--against", metavar="SETTING", help="the baseline, or all")
     parser.add_argument("--out", type=Path, metavar="DIR", help="where the tables go")
-    return parser.parse_args()
+    return parser.parse_args(arguments)
 
 
 def gather(folders: list[Path]) -> list[run_records.Record]:
@@ -63,7 +64,3 @@ def gather(folders: list[Path]) -> list[run_records.Record]:
         raise UserError(f"{folders[0]}: no runs in here; DIR is outputs/NAME or a sweep's folder")
     once = {record["folder"] or i: record for i, record in enumerate(records)}
     return list(once.values())
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -1,7 +1,7 @@
 """Replay finished runs into W&B: each once, in the order in which they were finished.
 
-    python scripts/sync_wandb.py outputs/main
-    python scripts/sync_wandb.py outputs/main/sweeps/2026-01-31_12-00-00-000000 --project my-sounds
+    acgd sync outputs/main
+    acgd sync outputs/main/sweeps/2026-01-31_12-00-00-000000 --project my-sounds
 
 DIR is a run's folder, a sweep's, outputs/NAME or outputs. What was sent is remembered in the runs'
 folders, so the same command goes on where it was stopped. A W&B run has the sample's signature as
@@ -14,17 +14,16 @@ import argparse
 import sys
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-
 from acgd.loggers import wandb, wandb_worker
 from acgd.loggers.worker import Child
+from acgd.paths import command
 from acgd.runs import records as run_records
 
 DONE = {"online": "sent", "offline": "recorded"}
 
 
-def main() -> int:
-    asked = arguments()
+def main(arguments: list[str] | None = None) -> int:
+    asked = read(arguments)
     runs = finished(Path(asked.folder))
     todo = [run for run in runs if asked.again or not wandb_worker.mirrored(run, asked.mode)]
     print(f"{len(runs)} finished runs, {len(runs) - len(todo)} of them {DONE[asked.mode]} before")
@@ -57,9 +56,11 @@ def replayed(runs: list[Path], asked: argparse.Namespace) -> tuple[int, int]:
     return len(runs) - bad, bad
 
 
-def arguments() -> argparse.Namespace:
+def read(arguments: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        prog=f"{command()} sync",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("folder", metavar="DIR")
     parser.add_argument("--mode", choices=("online", "offline"), default="online")
@@ -68,7 +69,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--tag", action="append", default=[], help="one more tag for each run")
     parser.add_argument("--again", action="store_true", help="also what was sent before")
     parser.add_argument("--timeout", type=float, default=120, help="seconds a run")
-    return parser.parse_args()
+    return parser.parse_args(arguments)
 
 
 def finished(folder: Path) -> list[Path]:
@@ -89,7 +90,3 @@ def groups(runs: list[Path]) -> dict[Path, str]:
             for run in run_records.names(run_records.parse(path)):
                 known[home / run] = path.parents[1].name
     return known
-
-
-if __name__ == "__main__":
-    sys.exit(main())
