@@ -1,6 +1,6 @@
 """Hold the package to golden files: python scripts/verify_reference.py DIR.
 
-Each pair NAME.json, NAME.npz in DIR is recomputed by the module in scripts/reference that knows its
+Each pair NAME.json, NAME.npz in DIR is recomputed by the module in tests/reference that knows its
 kind, from the JSON's own description, and compared array by array. A module has
     KINDS: tuple[str, ...]               words that name the files it knows ("unet", "unet_seed2")
     compute(meta, arrays) -> Iterator[tuple[str, array]]   every array of the file, by name; a
@@ -30,7 +30,7 @@ import numpy as np
 import torch
 
 ROOT = Path(__file__).resolve().parent
-sys.path[:0] = [str(ROOT), str(ROOT.parent)]
+sys.path[:0] = [str(ROOT.parent / "tests"), str(ROOT.parent)]
 
 
 @dataclass

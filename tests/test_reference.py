@@ -21,7 +21,7 @@ def test_every_module_of_kinds_can_be_imported():
 @pytest.mark.parametrize("path", sorted(GOLDEN.glob("*.json")), ids=lambda p: p.stem)
 def test_golden(path):
     kind = verify_reference.kind_of(path.stem, KNOWN)
-    assert kind, f"no module of scripts/reference knows {path.name}"
+    assert kind, f"no module of tests/reference knows {path.name}"
     cases = verify_reference.verify(path, KNOWN[kind])
     assert cases and not [fault for case in cases for fault in case.faults]
 

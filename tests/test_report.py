@@ -162,7 +162,7 @@ def test_a_sweeps_page_holds_its_pictures_sounds_and_failures(real):
     low, rate = soundfile.read(real / data["rows"][0]["sound"]["mp3"])
     assert rate == waveforms.RATE and 0.9 < len(low) / rate < 1.2
     assert np.abs(np.fft.rfft(low[:rate])).argmax() == pytest.approx(220, abs=3)
-    assert data["command"].startswith("python run.py") and data["command"].endswith(" -m")
+    assert data["command"].startswith("acgd ") and data["command"].endswith(" -m")
     assert {card["metric"] for card in data["tables"][0]["cards"]} >= {"image_audio", "diversity"}
 
 

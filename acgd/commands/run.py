@@ -22,6 +22,7 @@ from hydra.experimental.callback import Callback
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
+from acgd.config.compose import config_dir_of, own_parts
 from acgd.config.explain import explain
 from acgd.errors import UserError, say
 from acgd.paths import CONF
@@ -70,6 +71,8 @@ def main() -> None:
     signal.signal(signal.SIGTERM, terminate)
     code = 0
     try:
+        if folder := config_dir_of(sys.argv[1:]):
+            own_parts(folder)
         start()
     except (Exception, KeyboardInterrupt) as error:
         code = 1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -31,7 +32,19 @@ def own_parts(config_dir: str | Path) -> Path:
     folder = Path(config_dir).expanduser().resolve()
     if not folder.is_dir():
         raise UserError(f"--config-dir {config_dir}: there is no such folder")
-    for place in (folder, folder.parent, Path.cwd()):
-        if str(place) not in sys.path:
-            sys.path.append(str(place))
+    places = [str(place) for place in (folder, folder.parent, Path.cwd())]
+    sys.path.extend(place for place in places if place not in sys.path)
+    inherited = os.environ.get("PYTHONPATH", "").split(os.pathsep)  # by a sweep's other processes
+    known = [place for place in inherited if place]
+    os.environ["PYTHONPATH"] = os.pathsep.join([*known, *(p for p in places if p not in known)])
     return folder
+
+
+def config_dir_of(words: Sequence[str]) -> str | None:
+    """The value of --config-dir or -cd among a command's words."""
+    for word, following in zip(words, [*words[1:], None], strict=True):
+        if word in ("--config-dir", "-cd"):
+            return following
+        if word.startswith("--config-dir="):
+            return word.partition("=")[2]
+    return None

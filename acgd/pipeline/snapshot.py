@@ -21,7 +21,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-import acgd
+from acgd import __version__
 from acgd.atomic_files import write
 from acgd.config.validate import every
 from acgd.diffusion.interfaces import Step
@@ -31,7 +31,7 @@ from acgd.pipeline.sample import Sample
 from acgd.pipeline.sampling import Position
 from acgd.runs.folder import SNAPSHOT
 
-VERSIONS = {"acgd": acgd.__version__, "torch": str(torch.__version__), "format": 2}
+VERSIONS = {"acgd": __version__, "torch": str(torch.__version__), "format": 2}
 DIGEST = hashlib.sha256().digest_size
 
 

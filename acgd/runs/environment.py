@@ -24,7 +24,7 @@ from typing import Any
 
 import torch
 
-import acgd
+from acgd import __version__
 from acgd.paths import HERE, IN_REPOSITORY
 from acgd.runs.run import existing_file, fingerprint
 
@@ -76,7 +76,7 @@ def of_process() -> dict[str, Any]:
     return {
         "python": platform.python_version(),
         "system": platform.platform(),
-        "packages": {"acgd": acgd.__version__, **{name: version(name) for name in PACKAGES}},
+        "packages": {"acgd": __version__, **{name: version(name) for name in PACKAGES}},
         "git": commit(HERE.parent) if IN_REPOSITORY else None,
     }
 
