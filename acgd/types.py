@@ -11,6 +11,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    import numpy as np
     from torch import Tensor
 
 
@@ -27,31 +31,60 @@ class Target:
 class Encoder(Protocol):
     """A joint embedding; every method returns (N, D), unit norm, float32."""
 
-    image_size: int
-    sample_rate: int
-    dim: int
+    image_size: int  # side of the pictures that `image` takes
+    sample_rate: int  # Hz
+    dim: int  # D
+    hears: bool  # False: `audio` raises UserError
+    scale_it: float  # factor of image-text similarities before a softmax
+    scale_at: float  # of audio-text similarities; 0 where it does not hear
 
     def image(self, pixels: Tensor) -> Tensor: ...  # (N, 3, S, S) in [0, 1]
 
     def text(self, texts: list[str]) -> Tensor: ...
 
-    def audio(self, waves: Tensor) -> Tensor: ...  # (N, T) in [-1, 1] at sample_rate Hz
+    def audio(self, waves: Tensor) -> Tensor: ...  # (N, T) in [-1, 1] at sample_rate
+
+    def park(self) -> None: ...  # only the picture tower stays on the device
 
 
 class PromptSource(Protocol):
+    """What a picture is made of: a sound, words, a picture."""
+
+    def check(self) -> None: ...  # UserError where it cannot be used; before any model is loaded
+
+    def wave(self, sample_rate: int) -> np.ndarray | None: ...  # its sound (T,), None without one
+
     def __call__(self, encoder: Encoder) -> list[Target]: ...
 
 
 class Describer(Protocol):
     """A sound in words."""
 
-    def __call__(self, wave: Tensor, sample_rate: int) -> list[str]: ...  # wave (T,)
+    share: float  # of the targets' weight that its words get
+
+    def __call__(self, wave: np.ndarray, sample_rate: int) -> list[str]: ...  # wave (T,)
+
+    def rank(self, wave: np.ndarray, sample_rate: int) -> dict[str, list[tuple[str, float]]]:
+        """How sure it is, list by list, where it chooses among labels; {} where it does not."""
+        ...
 
 
 class Captioner(Protocol):
     """Pictures in words."""
 
     def __call__(self, images: Tensor) -> list[str]: ...  # (B, 3, H, W) in [0, 1]
+
+
+class Logger(Protocol):
+    """A mirror of finished runs' folders; nothing that it meets may lose or stop a run."""
+
+    def begin(self) -> None: ...
+
+    def tell(self, folders: Sequence[Path]) -> None: ...  # these are finished
+
+    def mirror(
+        self, folders: Sequence[Path]
+    ) -> None: ...  # the last ones: returns when all is sent
 
 
 class Member(NamedTuple):

@@ -7,6 +7,7 @@ import shutil
 import pytest
 from conftest import ROOT, compose
 
+import acgd.types
 from acgd.config.instantiate import build
 from acgd.errors import UserError
 from acgd.pipeline.models import make
@@ -166,12 +167,21 @@ def test_every_yaml_builds_by_itself(path, weights, sounds, tmp_path, monkeypatc
             with pytest.raises(UserError, match="muscaps_hcnn_clotho"):
                 make(node, encoder=encoder)
             return
-        assert callable(make(node, encoder=encoder))
+        fulfils(make(node, encoder=encoder), acgd.types.Describer)
     elif group[0] == "captioner" and name not in ("none", "clipcap_tiny"):
         with pytest.raises(UserError, match=r"not here: put its tokenizer|no BLIP that is here"):
             build(node)
+    elif group[0] == "logger":
+        fulfils(build(node), acgd.types.Logger)
     else:
         assert build(node) is not None
+
+
+def fulfils(thing, protocol):
+    """Whether it has all that the protocol asks for."""
+    names = [*protocol.__annotations__, *vars(protocol)]
+    asked = [n for n in names if not n.startswith("_") or n == "__call__"]
+    assert asked and not [name for name in asked if not hasattr(thing, name)]
 
 
 def builds_with_weights_or_says_where_they_go(group, name, node, weights):
@@ -181,7 +191,9 @@ def builds_with_weights_or_says_where_they_go(group, name, node, weights):
 
     if name == "tiny":
         kind = {"model": "unet"}.get(group, group)
-        assert build({**node, "checkpoint": str(weights / f"{kind}.safetensors")}) is not None
+        built = build({**node, "checkpoint": str(weights / f"{kind}.safetensors")})
+        if group != "model":
+            fulfils(built, acgd.types.Encoder)
         return
     if name == "openclip":  # fetches its weights itself
         return
@@ -202,4 +214,5 @@ def builds_prompt(name, node, sounds, tmp_path):
     changes = {"path": str(sounds / "tone.wav"), "image": str(tmp_path / "red.png")}
     source = build({key: changes.get(key, value) for key, value in node.items()})
     source.check()
+    fulfils(source, acgd.types.PromptSource)
     assert (source.wave(16000) is None) == (name in ("text", "image"))

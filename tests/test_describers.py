@@ -153,10 +153,13 @@ def test_a_run_says_which_words_and_how_likely(tiny, sounds, tmp_path):
 
 
 class Says:
-    """A describer that does not choose among labels: it has no rank."""
+    """A describer that does not choose among labels."""
 
     def __init__(self, *words, share=0.5):
         self.words, self.share = list(words), share
+
+    def rank(self, wave, sample_rate):
+        return {}
 
     def __call__(self, wave, sample_rate):
         return self.words

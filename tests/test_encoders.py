@@ -289,7 +289,7 @@ def test_sounds_go_to_members_that_hear(tmp_path):
     assert guide(x, x, t)[1].any()
     with pytest.raises(UserError, match="none of these encoders hears"):
         Ensemble({"a": deaf}).audio(noise(1))
-    assert not hasattr(Ensemble({"a": deaf}), "scale_at")
+    assert both.hears and not Ensemble({"a": deaf}).hears
 
 
 @pytest.mark.parametrize("weights", [{"c": 1.0}, {"a": 0.0}, {"a": -1.0}])

@@ -52,9 +52,11 @@ def terminate(*_: Any) -> None:
 
 def interruption(error: BaseException | None) -> KeyboardInterrupt | None:
     """The Ctrl-C or SIGTERM behind an error; Hydra makes one of its own of what stops a compose."""
-    while error is not None and not isinstance(error, KeyboardInterrupt):
+    seen: set[int] = set()  # chains may run in a circle: Hydra raises causes of causes anew
+    while error is not None and not isinstance(error, KeyboardInterrupt) and id(error) not in seen:
+        seen.add(id(error))
         error = error.__cause__ or error.__context__
-    return error
+    return error if isinstance(error, KeyboardInterrupt) else None
 
 
 def main() -> None:

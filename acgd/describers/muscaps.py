@@ -101,6 +101,10 @@ class MusCapsDescriber:
         self.rate, self.viewer = encoder.sample_rate, Viewer(encoder, read_labels("concepts"))
         return head
 
+    def rank(self, wave: np.ndarray, sample_rate: int) -> dict[str, list[tuple[str, float]]]:
+        """It does not choose among labels."""
+        return {}
+
     def __call__(self, wave: np.ndarray, sample_rate: int) -> list[str]:
         """A list of one sentence, or of none, for a sound (T,) in [-1, 1] at `sample_rate` Hz."""
         return self.batch([wave], sample_rate)[0]

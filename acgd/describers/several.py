@@ -44,8 +44,7 @@ class Several:
 
     def rank(self, wave: np.ndarray, sample_rate: int) -> dict[str, list[tuple[str, float]]]:
         """How sure those are that choose among labels, list by list."""
-        choosing = [member for member in self.members if hasattr(member, "rank")]
-        ranked = [member.rank(wave, sample_rate) for member in choosing]
+        ranked = [member.rank(wave, sample_rate) for member in self.members]
         return {name: pairs for one in ranked for name, pairs in one.items()}
 
 

@@ -42,7 +42,7 @@ class AudioCLIPEncoder(CLIPEncoder):
             raise UserError(f"encoder.speeds={self.speeds}: factors from 0.25 to 4")
         self.sample_rate = self.model.sample_rate
         self.window = window and int(window * self.sample_rate)
-        self.scale_at = float(self.model.scale("at"))
+        self.hears, self.scale_at = True, float(self.model.scale("at"))
         self.scale_ia = float(self.model.scale("ai"))
 
     @torch.no_grad()

@@ -56,6 +56,7 @@ class CLIPEncoder:
         self.image_size = self.model.image_resolution
         self.dim = self.model.text_projection.shape[1]
         self.scale_it = float(self.model.logit_scale.exp().clamp(1.0, 100.0))
+        self.hears, self.scale_at = False, 0.0
 
     def park(self, device: str = "cpu") -> None:
         """Leave the picture tower alone on the encoder's device; the others wait on this one.

@@ -38,11 +38,10 @@ class Ensemble:
         encoders = list(members.values())
         self.dim, self.image_size = start, max(encoder.image_size for encoder in encoders)
         self.scale_it = encoders[0].scale_it
-        self.hearing = [m for m in self.members if hasattr(m.encoder, "scale_at")]
+        self.hearing = [m for m in self.members if m.encoder.hears]
         heard = [m.encoder for m in self.hearing]
         self.sample_rate = max(encoder.sample_rate for encoder in heard or encoders)
-        if heard:  # an encoder without it is known to be deaf
-            self.scale_at = heard[0].scale_at
+        self.hears, self.scale_at = bool(heard), heard[0].scale_at if heard else 0.0
 
     def image(self, pixels: Tensor) -> Tensor:
         """(N, 3, S, S) in [0, 1] with S = image_size -> (N, D), unit norm, float32."""
@@ -66,8 +65,7 @@ class Ensemble:
     def park(self) -> None:
         """Leave only the picture towers on the device (see acgd.encoders.clip)."""
         for member in self.members:
-            if hasattr(member.encoder, "park"):
-                member.encoder.park()
+            member.encoder.park()
 
     def join(self, parts: list[tuple[Member, Tensor]]) -> Tensor:
         """Members' embeddings (N, their dim) to (N, D), unit norm."""

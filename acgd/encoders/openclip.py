@@ -48,7 +48,11 @@ class OpenCLIPEncoder:
         mean, std = visual.image_mean, visual.image_std
         self.mean, self.std = (torch.tensor(v).view(3, 1, 1) for v in (mean, std))
         self.scale_it = float(self.model.logit_scale.float().exp().clamp(1.0, 100.0))
+        self.hears, self.scale_at = False, 0.0
         self.dim = self.text(["a"]).shape[1]
+
+    def park(self) -> None:
+        """The whole model stays where it is."""
 
     def image(self, pixels: Tensor) -> Tensor:
         """(N, 3, S, S) in [0, 1] with S = image_size -> (N, D), unit norm, float32."""

@@ -13,13 +13,14 @@ from typing import Any
 import torch
 
 from acgd.config.instantiate import build
+from acgd.diffusion.interfaces import Sampler
 from acgd.diffusion.model import PictureModel
 from acgd.encoders import zero_shot
 from acgd.errors import UserError
 from acgd.pipeline import memory
 from acgd.pipeline.device import keep_freed_memory, pick_device, pick_precision
 from acgd.runs.run import canonical
-from acgd.types import members
+from acgd.types import Captioner, Describer, Encoder, members
 
 # What holds a model goes with it, or there would be two of them while the next one is loaded.
 HOLDERS = {"encoder": ("encoder viewer", "describer"), "judge": ("judge viewer", "captioner")}
@@ -75,11 +76,11 @@ class Models:
         if not cache.holds("model", key(cfg["model"], where)):
             memory.check(cfg, self.device, self.precision)
         self.model: PictureModel = once("model")
-        self.encoder = once("encoder")
-        self.judge = once("judge") if cfg["judge"]["_target_"] else None
-        self.sampler = build(cfg["sampler"])
-        self.describer = once("describer", encoder=self.encoder)
-        self.captioner = once("captioner", judge=self.judge)
+        self.encoder: Encoder = once("encoder")
+        self.judge: Encoder | None = once("judge") if cfg["judge"]["_target_"] else None
+        self.sampler: Sampler = build(cfg["sampler"])
+        self.describer: Describer = once("describer", encoder=self.encoder)
+        self.captioner: Captioner = once("captioner", judge=self.judge)
         self.labels = zero_shot.read_labels(cfg["labels"])
         self.by_encoder = cache.viewer("encoder", self.encoder, self.labels)
         self.by_judge = cache.viewer("judge", self.judge, self.labels) if self.judge else None
@@ -96,9 +97,8 @@ class Models:
 
     def make_room(self) -> None:
         """Before sampling, once the prompts are encoded: towers that wait leave the device."""
-        for model in (self.encoder, self.judge):
-            if hasattr(model, "park"):
-                model.park()
+        for model in filter(None, (self.encoder, self.judge)):
+            model.park()
 
 
 def key(node: dict, where: dict) -> str:

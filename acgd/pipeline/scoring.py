@@ -57,7 +57,7 @@ def hear(sample: Sample, models: Models) -> Tensor | None:
     for target in sample.judged:
         if target.kind == "audio":
             return target.embed
-    if not hasattr(models.judge, "scale_at"):
+    if models.judge is None or sample.source is None or not models.judge.hears:
         return None
     wave = sample.source.wave(models.judge.sample_rate)
     return None if wave is None else models.judge.audio(torch.from_numpy(wave)[None])[0]

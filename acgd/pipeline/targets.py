@@ -14,7 +14,7 @@ from acgd.evaluation import references
 from acgd.media import images
 from acgd.pipeline.sample import Sample
 from acgd.runs.run import existing_file
-from acgd.types import Target
+from acgd.types import PromptSource, Target
 
 if TYPE_CHECKING:
     from acgd.pipeline.models import Models
@@ -75,7 +75,7 @@ def listen(sample: Sample, models: Models, known: dict[str, Heard]) -> None:
     sample.targets, sample.judged = found.targets, found.judged
 
 
-def ask(source: Any, share_heard: float, models: Models) -> Heard:
+def ask(source: PromptSource, share_heard: float, models: Models) -> Heard:
     from acgd.describers.several import told
     from acgd.errors import fraction
     from acgd.prompts.text import join
@@ -84,12 +84,11 @@ def ask(source: Any, share_heard: float, models: Models) -> Heard:
     words, share = [], 0.0  # with a share of 0 the words steer nothing
     if wave is not None:
         words, share = told(models.describer, wave, models.encoder.sample_rate)
-        if hasattr(models.describer, "rank"):  # one that chooses can say how sure it is
-            described = models.describer.rank(wave, models.encoder.sample_rate)
+        described = models.describer.rank(wave, models.encoder.sample_rate)
     prompts = source(models.encoder)
     heard = models.by_encoder.heard(prompts)
     spoken = models.by_encoder.spoken(prompts, fraction(share_heard, "heard"))
     targets, judged = join(spoken, words, models.encoder, share), []
-    if models.judge is not None and (wave is None or hasattr(models.judge, "scale_at")):
+    if models.judge is not None and (wave is None or models.judge.hears):
         judged = join(source(models.judge), words, models.judge, share)
     return Heard(words, described, heard, targets, judged)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from acgd.evaluation import compare
+from acgd.evaluation.metrics import measure
 from acgd.evaluation.pairing import Grid
 from acgd.runs import records as run_records
 from acgd.runs.records import Record
@@ -29,7 +30,7 @@ def tables(folder: Path, records: list[Record], keys: list[str]) -> list[dict]:
     for key in keys if len(keys) > 1 else []:
         if len(combinations(records, [key])) <= MOST:
             table, pairs = compare.table(records, [key]), compare.pairs(records, [key])
-            titles = {row["metric"]: compare.measures.measure(row["metric"]).title for row in table}
+            titles = {row["metric"]: measure(row["metric"]).title for row in table}
             found.append(shown([key], titles, table, pairs))
     return [one for one in found if one["cards"]]
 
