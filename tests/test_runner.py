@@ -261,3 +261,17 @@ def test_files_are_whole_or_not_there(tmp_path, monkeypatch):
         atomic_files.write(tmp_path / "a.txt", "new")
     assert [path.name for path in tmp_path.iterdir()] == ["a.txt"]
     assert (tmp_path / "a.txt").read_text() == "old"
+
+
+def test_a_picture_of_no_numbers_fails_and_spares_the_others(tiny, sounds, tmp_path, capsys):
+    """Two of one batch, of which one is guided out of all bounds."""
+    base = [f"prompt.path={sounds / 'tone.wav'}", f"outputs={tmp_path / 'outputs'}", "logger=none"]
+    good, bad = (
+        expand(compose(*tiny, *base, f"guidance.clip={clip}"))[0] for clip in ("1000", "1e38")
+    )
+    with pytest.raises(UserError, match="1 of 2 pictures failed"):
+        runner.render([good, bad])
+    assert (folders.status(good.folder), folders.status(bad.folder)) == ("ok", "failed")
+    error = folders.state(bad.folder)["error"]
+    assert "seed 0" in error and "is not a finite number" in error and "guidance.clamp" in error
+    assert not (bad.folder / "images").exists()

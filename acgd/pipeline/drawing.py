@@ -6,11 +6,14 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 
+import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
 from acgd.diffusion.interfaces import Step
+from acgd.errors import UserError
 from acgd.pipeline import settings as read_settings
 from acgd.pipeline.models import Models
 from acgd.pipeline.sample import Sample
@@ -58,6 +61,7 @@ def draw(
     watch = Watch(batch, cfg["snapshot_every"], noise, picture)
     with progress(batch, total, taken, picture is not None) as bar, watch:
         for count, step in enumerate(steps, taken + 1):
+            check_finite(step, count, settings.seeds)
             bar.set_postfix({k: f"{v.mean():.3g}" for k, v in step.losses.items()}, refresh=False)
             bar.update()
             if picture is None:
@@ -72,6 +76,21 @@ def progress(batch: list[Sample], total: int, taken: int, twin: bool) -> tqdm:
     names = [batch[0].run.label[:20]] + ["..."] * (len(batch) > 1) + ["unguided"] * twin
     pace = 0.2 if sys.stderr.isatty() else 5.0  # seconds
     return tqdm(total=total, initial=taken, desc=" ".join(names), mininterval=pace)
+
+
+def check_finite(step: Step, count: int, seeds: Sequence[int]) -> None:
+    """UserError for the first sample that is not made of numbers any more, and where that began."""
+    losses = {f"the loss {name}": value for name, value in step.losses.items()}
+    found = {"the prediction": step.x0, **losses, "the picture": step.x}
+    whole = torch.stack([v.isfinite().reshape(len(seeds), -1).all(1) for v in found.values()])
+    if whole.all():
+        return
+    which = int((~whole).any(0).nonzero()[0])
+    what = list(found)[int((~whole[:, which]).nonzero()[0])]
+    raise UserError(
+        f"step {count}, seed {seeds[which]}: {what} is not a finite number: lower the guidance's "
+        "weights or bound its gradient with guidance.clamp=0.05"
+    )
 
 
 def resumed(batch: list[Sample], models: Models, snapshot: Snapshot) -> Position | None:
