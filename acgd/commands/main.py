@@ -10,7 +10,7 @@ import sys
 from importlib import import_module
 from pathlib import Path
 
-from acgd import __version__
+from acgd import __version__, terminal
 from acgd.errors import UserError, say
 from acgd.paths import command
 
@@ -20,11 +20,13 @@ COMMANDS = {  # name -> module with main(arguments) -> exit code
     "repeat": "acgd.commands.repeat",
     "fetch": "acgd.commands.fetch",
     "sync": "acgd.commands.sync_wandb",
+    "verify": "acgd.commands.verify",
 }
 PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff")
 
 
 def main() -> None:
+    terminal.prepare()
     words = sys.argv[1:]
     if words[:1] in (["--version"], ["-V"]):
         print(f"acgd {__version__}")

@@ -10,6 +10,7 @@ import os
 import signal
 import sys
 import traceback
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from hydra.experimental.callback import Callback
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
+from acgd import atomic_files
 from acgd.config.compose import config_dir_of, own_parts
 from acgd.config.explain import explain
 from acgd.errors import UserError, say
@@ -159,4 +161,6 @@ def end_sweep(code: int) -> int:
         from acgd.report import hooks
 
         hooks.of_sweep(Sweep.folder)
+    with suppress(OSError):  # tables and pages can be made again
+        atomic_files.flush([Sweep.folder])
     return code

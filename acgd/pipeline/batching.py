@@ -112,4 +112,4 @@ def split(samples: list[Sample], size: int) -> list[list[Sample]]:
 def finished(sample: Sample) -> bool:
     """Whether there is nothing to do; what was written and did not come to say so is told to."""
     folders.settle(sample.run.folder)
-    return not sample.run.cfg["force"] and folders.status(sample.run.folder) == "ok"
+    return not sample.run.cfg["force"] and folders.finished(sample.run.folder)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import traceback
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,7 +21,7 @@ from acgd.pipeline.sample import Sample
 from acgd.pipeline.targets import Heard, listen, look
 from acgd.report import hooks
 from acgd.runs import folder as folders
-from acgd.runs import locks
+from acgd.runs import locks, manifest
 from acgd.runs.run import Run
 
 if TYPE_CHECKING:
@@ -31,13 +32,17 @@ def render(runs: list[Run]) -> None:
     """Make every run that is not finished; raises at the end if any of them failed."""
     from acgd.pipeline import outputs
 
-    failed, good = [], 0
+    failed, good, pages = [], 0, []
     for sample in make(runs):
         if sample.error is not None:
             failed.append(sample)
         elif not sample.made_before:
-            outputs.tell(sample, alone=len(runs) == 1)
+            with suppress(OSError, ValueError):  # finished, though it cannot be said
+                outputs.tell(sample, alone=len(runs) == 1)
             good += 1
+            pages += [sample.run.folder] if sample.run.cfg["report"] else []
+    if pages:
+        atomic_files.flush(pages)
     conclude(failed, good, runs)
 
 
@@ -85,10 +90,15 @@ def opened(runs: list[Run]) -> Iterator[Sample]:
 
 
 def finished(run: Run) -> bool:
-    done = folders.status(run.folder) == "ok"
-    if done:
-        locks.open_up(run.folder)
-    return done
+    """Whether a run is ok and whole; a line says of one that is damaged that it is made again."""
+    known = folders.state(run.folder)
+    if known.get("status") != "ok":
+        return False
+    if fault := manifest.fault(run.folder, known):
+        say(f"{run.folder} is damaged ({fault}): it is made again")
+        return False
+    locks.open_up(run.folder)
+    return True
 
 
 def paint_all(group: list[Sample]) -> Iterator[Sample]:
@@ -165,10 +175,7 @@ def paint(batch: list[Sample], models: Models) -> None:
         if twins is not None:
             outputs.show(sample, twins[i], "-twin")
         outputs.write(sample, pixels[i])
-    batch[0].record.written(batch=took)
-    snapshot.remove(batch)
-    for sample in reversed(batch):
-        sample.record.finish(batch=took)
+    folders.finish([sample.record for sample in batch], batch=took)
     for sample in batch:
         if sample.run.cfg["report"]:
             hooks.of_run(sample.run.folder)

@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 from acgd import __version__
-from acgd.atomic_files import write
+from acgd.atomic_files import commit, flush, stage, temporary_name, write
 from acgd.config.validate import every
 from acgd.diffusion.interfaces import Step
 from acgd.diffusion.noise import Noise
@@ -120,7 +120,10 @@ def save(batch: Sequence[Sample], snapshot: Snapshot) -> None:
     data = buffer.getvalue()
     data += hashlib.sha256(data).digest()
     first, *others = [sample.run.folder / SNAPSHOT for sample in batch]
-    write(first, data)
+    staged = stage(first, data)
+    # previews of the steps before, which are not made again, go to the disk with it
+    flush([sample.run.folder for sample in batch])
+    commit(staged, first)
     for path in others:
         if not link(first, path):
             write(path, data)
@@ -128,7 +131,7 @@ def save(batch: Sequence[Sample], snapshot: Snapshot) -> None:
 
 def link(source: Path, path: Path) -> bool:
     """Put a second name of a file in a path's place; False where the file system can't."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    temporary = temporary_name(path)
     try:
         os.link(source, temporary)
         os.replace(temporary, path)
@@ -148,19 +151,20 @@ def find(batch: Sequence[Sample]) -> Snapshot | None:
     if batch[0].run.cfg["force"]:
         return None
     signatures = [sample.run.signature for sample in batch]
-    files = {}  # each file once: the links of a batch are one
+    files, found = {}, []  # each file once: the links of a batch are one
     for sample in batch:
         with suppress(OSError):
             path = sample.run.folder / SNAPSHOT
             stat = path.stat()
-            files.setdefault((stat.st_dev, stat.st_ino), (stat.st_mtime_ns, path))
-    for _, path in sorted(files.values(), reverse=True):
+            files.setdefault((stat.st_dev, stat.st_ino), path)
+    for path in files.values():
         try:
-            return load(path, signatures)
+            found.append(load(path, signatures))
         except ValueError as error:
             for sample in batch:
                 sample.record.log(f"{path}: {error}")
-    return None
+    # by what they hold: clocks jump
+    return max(found, key=lambda one: (one.picture is not None, one.steps), default=None)
 
 
 def load(path: Path, signatures: Sequence[str]) -> Snapshot:
@@ -183,8 +187,3 @@ def load(path: Path, signatures: Sequence[str]) -> Snapshot:
     if not set(signatures) <= set(snapshot.batch):
         raise ValueError("a snapshot of other pictures, starts anew")
     return snapshot.of(signatures)
-
-
-def remove(batch: Sequence[Sample]) -> None:
-    for sample in batch:
-        (sample.run.folder / SNAPSHOT).unlink(missing_ok=True)

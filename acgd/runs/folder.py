@@ -7,14 +7,15 @@
     losses.csv     one row a step
     captions.csv   what a captioner says of each preview and of the picture
     metrics.json   similarities and ranks, by judge and by encoder
-    status.json    running, ok, failed or interrupted; while it is not ok, its company
+    status.json    running, ok, failed or interrupted; while it is not ok, its company, when it
+                   is, the sizes and hashes of its files
     environment.json  what it was made with: versions, weights, device
     log.txt        what happened when
     snapshot.pt    only while it is unfinished: where its batch stood
 
 Every file but the log is written under a temporary name and renamed, so it is whole or not there.
-A batch's pictures become ok together: its first folder says that all are written, then each says
-that it is ok, the first one last.
+A batch's pictures become ok together: when all that is in their folders has reached the disk, its
+first folder says that all are written, then each says that it is ok, the first one last.
 """
 
 from __future__ import annotations
@@ -32,8 +33,10 @@ from typing import TYPE_CHECKING
 
 import yaml
 
+from acgd import atomic_files
 from acgd.atomic_files import tidy, write
 from acgd.errors import one_line
+from acgd.runs import manifest
 from acgd.runs.run import Run, canonical, essence
 
 if TYPE_CHECKING:
@@ -52,7 +55,8 @@ class Record:
         self.run, self.folder = run, run.folder
         self.losses: list[dict[str, float]] = []
         self.company: list[str] | None = None  # its batch's folders, seen from beside its own
-        self.began = time.time()
+        self.began = time.monotonic()
+        self.staged: Path | None = None  # the status.json that says ok, before it is in its place
 
     def start(self, batch: Sequence[Path] = ()) -> None:
         """Make the folder and say that the run is running, in a batch with these folders."""
@@ -110,18 +114,26 @@ class Record:
         return path
 
     def status(self, status: str, **more: object) -> None:
-        seconds = round(time.time() - self.began, 3)
+        write(self.folder / "status.json", self.about(status, **more))
+
+    def about(self, status: str, **more: object) -> str:
+        """The text of a status.json."""
+        seconds = round(time.monotonic() - self.began, 3)
         content = {"status": status, "signature": self.run.signature, "seconds": seconds, **more}
         if status != "ok":
             content["company"] = self.company or state(self.folder).get("company") or []
-        self.json("status.json", content)
+        return json.dumps(content, indent=1, ensure_ascii=False) + "\n"
 
-    def written(self, **more: object) -> None:
-        """Of a batch's first sample: all its pictures are on disk and only have to say so."""
-        self.status("running", written=True, **more)
+    def stage(self, **more: object) -> None:
+        """Write down that all is ok, with what is promised from then on, for `finish` to say so."""
+        text = self.about("ok", **more, files=manifest.take(self.folder))
+        self.staged = atomic_files.stage(self.folder / "status.json", text, ".ok")
 
-    def finish(self, **more: object) -> None:
-        self.status("ok", **more)
+    def finish(self) -> None:
+        if self.staged is None:
+            self.stage()
+        atomic_files.commit(self.staged, self.folder / "status.json")
+        self.staged = None
 
     def fail(self, error: BaseException) -> None:
         """Say why the run ended early: `interrupted` for Ctrl-C, else `failed`.
@@ -185,16 +197,43 @@ def company(folder: Path) -> list[Path]:
     return [Path(os.path.normpath(folder.parent / name)) for name in names]
 
 
+def finished(folder: Path) -> bool:
+    """Whether a run is ok and still holds what it promised, by the sizes of its files."""
+    known = state(folder)
+    return known.get("status") == "ok" and not manifest.fault(folder, known)
+
+
+def finish(records: Sequence[Record], **more: object) -> None:
+    """Let a batch say ok: contents and names are on the disk before, what is said when it returns.
+
+    Two flushes for the whole batch. A process that dies between the two leaves a batch that is
+    either unfinished or settled by the next one.
+    """
+    folders = [record.folder for record in records]
+    for record in records:
+        record.stage(**more)
+    first = folders[0] / "status.json"
+    written = atomic_files.stage(first, records[0].about("running", written=True, **more))
+    atomic_files.flush(folders)
+    atomic_files.commit(written, first)
+    for folder in folders:
+        (folder / SNAPSHOT).unlink(missing_ok=True)
+    for record in reversed(records):  # the first one, which knows, is the last
+        record.finish()
+    atomic_files.flush(folders)
+
+
 def settle(folder: Path) -> None:
     """Let a whole batch say `ok` if all was written and its process died before it said so."""
     batch = company(folder)
     first = state(batch[0]) if batch else {}
     if not first.get("written") or company(batch[0]) != batch:
         return
-    for path in reversed(batch):  # the first one, which knows, is the last
+    for path in reversed(batch):
         if company(path) == batch:
             tidy(path)
             (path / SNAPSHOT).unlink(missing_ok=True)
             told = {k: v for k, v in state(path).items() if k not in ("company", "written")}
-            told |= {"status": "ok", "batch": first.get("batch")}
+            told |= {"status": "ok", "batch": first.get("batch"), "files": manifest.take(path)}
             write(path / "status.json", json.dumps(told, indent=1) + "\n")
+    atomic_files.flush(batch)
