@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import subprocess
@@ -14,7 +15,7 @@ from conftest import ROOT, command, compose
 from acgd import atomic_files
 from acgd.commands import verify
 from acgd.errors import UserError
-from acgd.pipeline import outputs, runner
+from acgd.pipeline import runner
 from acgd.runs import folder as folders
 from acgd.runs import manifest
 from acgd.runs.run import Run, expand
@@ -203,13 +204,14 @@ def test_what_cannot_be_shown_ends_nothing(tmp_path, place):
     assert (tmp_path / "end").exists()
 
 
-def test_a_finished_picture_is_finished_though_nobody_can_be_told(runs, monkeypatch):
-    (made,) = runs()
-
-    def broken(*_):
+class Broken(io.StringIO):
+    def write(self, text):
         raise BrokenPipeError(32, "Broken pipe")
 
-    monkeypatch.setattr(outputs, "tell", broken)
+
+def test_a_finished_picture_is_finished_though_nobody_can_be_told(runs, monkeypatch):
+    (made,) = runs()
+    monkeypatch.setattr(sys, "stdout", Broken())
     runner.render([made])
     assert folders.finished(made.folder)
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
+
 from torch import Tensor
 
 from acgd.pipeline.sample import Sample
@@ -47,10 +49,16 @@ def tell(sample: Sample, alone: bool) -> None:
     said = ", ".join(said) or f"sees {score['names'][0][0]}"
     if not alone:
         caption = f"  {sample.caption}" if sample.caption else ""
-        print(f"{sample.picture}  {by}: {said}{caption}")
+        show_lines([f"{sample.picture}  {by}: {said}{caption}"])
         return
     lines = {"heard": heard, "described": ", ".join(sample.words)}
     lines = lines if heard else {"asked": sample.run.label}
     lines |= {"picture": sample.picture, "caption": sample.caption, by: said}
     lines |= {"folder": sample.run.folder}
-    print("\n".join(f"{name:9}  {line}" for name, line in lines.items() if line))
+    show_lines([f"{name:9}  {line}" for name, line in lines.items() if line])
+
+
+def show_lines(lines: list[str]) -> None:
+    """Print what is finished, which it is though it cannot be shown."""
+    with suppress(OSError, ValueError):
+        print("\n".join(lines))

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import traceback
 from collections.abc import Callable, Iterator
-from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -37,8 +36,7 @@ def render(runs: list[Run]) -> None:
         if sample.error is not None:
             failed.append(sample)
         elif not sample.made_before:
-            with suppress(OSError, ValueError):  # finished, though it cannot be said
-                outputs.tell(sample, alone=len(runs) == 1)
+            outputs.tell(sample, alone=len(runs) == 1)
             good += 1
             pages += [sample.run.folder] if sample.run.cfg["report"] else []
     if pages:
