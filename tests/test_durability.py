@@ -177,7 +177,7 @@ def test_only_own_leftovers_are_tidied_away(tmp_path):
 
 SAYS = """
 import sys
-from acgd import terminal
+from acgd.commands import terminal
 from tqdm import tqdm
 terminal.prepare()
 for i in tqdm(range(3)):

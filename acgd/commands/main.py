@@ -10,7 +10,8 @@ import sys
 from importlib import import_module
 from pathlib import Path
 
-from acgd import __version__, terminal
+from acgd import __version__
+from acgd.commands import terminal
 from acgd.errors import UserError, say
 from acgd.paths import command
 
