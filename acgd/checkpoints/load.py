@@ -166,7 +166,8 @@ def load_into(
     device: str | torch.device | None = None,
     release: bool = False,
 ) -> nn.Module:
-    """Load strictly, converting to the module's dtypes; a UserError names what does not fit.
+    """Load strictly, converting to the module's dtypes; a UserError names what does not fit, and
+    weights that are no finite numbers.
 
     Keys that fit a pattern of `ignore` may be missing or be too many. With `assign`, and
     always on the meta device, the module takes the file's tensors as its own; with `device` it
@@ -194,9 +195,30 @@ def load_into(
         )
     take = state.pop if release else state.__getitem__
     fitting = {k: take(k).to(device=device, dtype=own[k].dtype) for k in own if k in state}
+    check_finite(fitting, module, source)
     assign = assign or device is not None or any(t.is_meta for t in own.values())
     module.load_state_dict(fitting, strict=False, assign=assign)
     return module
+
+
+def check_finite(state: dict[str, Tensor], module: nn.Module, source: str | Path) -> None:
+    """UserError where weights hold NaN or infinity: they would make pictures of nothing.
+
+    Their least and greatest numbers say so, at the speed of memory and in one answer for all. A
+    mask among the buffers may hold infinity.
+    """
+    names = [k for k, v in state.items() if v.is_floating_point() and v.numel() and not v.is_meta]
+    if not names:
+        return
+    ends = torch.stack([end.float() for k in names for end in torch.aminmax(state[k])])
+    ends = dict(zip(names, ends.cpu().unflatten(0, (-1, 2)), strict=True))
+    parameters = {name for name, _ in module.named_parameters(remove_duplicate=False)}
+    wrong = [k for k, v in ends.items() if v.isnan().any() or (k in parameters and v.isinf().any())]
+    if wrong:
+        raise UserError(
+            f"{source}: damaged weights: {len(wrong)} of {len(state)} tensors hold NaN or infinity"
+            f" ({listed(wrong)}); fetch the file again, or save it from before the training broke"
+        )
 
 
 def listed(names: list[str], most: int = 3) -> str:

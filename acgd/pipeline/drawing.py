@@ -6,14 +6,12 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
 
-import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
 from acgd.diffusion.interfaces import Step
-from acgd.errors import UserError
+from acgd.pipeline import finite
 from acgd.pipeline import settings as read_settings
 from acgd.pipeline.models import Models
 from acgd.pipeline.sample import Sample
@@ -27,6 +25,7 @@ def draw_with_twins(
 ) -> tuple[Tensor, Tensor | None]:
     """The batch and, where asked for, its unguided twins: each (B, 3, H, W) uint8.
 
+    A sample that ends in no numbers has its `error`; its row means nothing, the others' do.
     `resume_from`: where an interrupted batch stood.
     """
     settings = read_settings.read([one.run.cfg for one in batch], batch[0].init_image)
@@ -36,7 +35,7 @@ def draw_with_twins(
             one.record.losses = list(losses)
     else:
         picture, resume_from = to_bytes(draw(batch, models, settings, resume_from)), None
-    if not batch[0].run.cfg["twin"]:
+    if not batch[0].run.cfg["twin"] or not any_left(batch):
         return picture, None
     twin = draw(batch, models, settings.unguided(), resume_from, picture)
     return picture, to_bytes(twin)
@@ -60,15 +59,25 @@ def draw(
     steps = sample(models, targets, settings, noise, position)
     watch = Watch(batch, cfg["snapshot_every"], noise, picture)
     with progress(batch, total, taken, picture is not None) as bar, watch:
-        for count, step in enumerate(steps, taken + 1):
-            check_finite(step, count, settings.seeds)
+        for count, taken_step in enumerate(steps, taken + 1):
+            found = finite.numbers(taken_step)
+            finite.check(batch, found, count, settings)
+            step = found.step
+            if not any_left(batch):
+                break
             bar.set_postfix({k: f"{v.mean():.3g}" for k, v in step.losses.items()}, refresh=False)
             bar.update()
             if picture is None:
                 keep(batch, step, count, total, models)
             if count < total:
                 watch.after(step, count)
-    return models.model.decode(step.x if settings.ends_with == "sample" else step.x0)
+    pixels = models.model.decode(step.x if settings.ends_with == "sample" else step.x0)
+    finite.check_pixels(batch, pixels)
+    return pixels
+
+
+def any_left(batch: list[Sample]) -> bool:
+    return any(one.error is None for one in batch)
 
 
 def progress(batch: list[Sample], total: int, taken: int, twin: bool) -> tqdm:
@@ -76,21 +85,6 @@ def progress(batch: list[Sample], total: int, taken: int, twin: bool) -> tqdm:
     names = [batch[0].run.label[:20]] + ["..."] * (len(batch) > 1) + ["unguided"] * twin
     pace = 0.2 if sys.stderr.isatty() else 5.0  # seconds
     return tqdm(total=total, initial=taken, desc=" ".join(names), mininterval=pace)
-
-
-def check_finite(step: Step, count: int, seeds: Sequence[int]) -> None:
-    """UserError for the first sample that is not made of numbers any more, and where that began."""
-    losses = {f"the loss {name}": value for name, value in step.losses.items()}
-    found = {"the prediction": step.x0, **losses, "the picture": step.x}
-    whole = torch.stack([v.isfinite().reshape(len(seeds), -1).all(1) for v in found.values()])
-    if whole.all():
-        return
-    which = int((~whole).any(0).nonzero()[0])
-    what = list(found)[int((~whole[:, which]).nonzero()[0])]
-    raise UserError(
-        f"step {count}, seed {seeds[which]}: {what} is not a finite number: lower the guidance's "
-        "weights or bound its gradient with guidance.clamp=0.05"
-    )
 
 
 def resumed(batch: list[Sample], models: Models, snapshot: Snapshot) -> Position | None:
@@ -105,7 +99,8 @@ def resumed(batch: list[Sample], models: Models, snapshot: Snapshot) -> Position
 
 def keep(batch: list[Sample], step: Step, count: int, total: int, models: Models) -> None:
     """What a step leaves on disk: its losses and, every few steps, a preview."""
-    for i, one in enumerate(batch):
+    alive = [(i, one) for i, one in enumerate(batch) if one.error is None]
+    for i, one in alive:
         losses = {name: round(float(values[i]), 6) for name, values in step.losses.items()}
         one.record.step({"step": count, "t": int(step.t[i]), **losses})
     cfg = batch[0].run.cfg
@@ -113,7 +108,7 @@ def keep(batch: list[Sample], step: Step, count: int, total: int, models: Models
     if count < total and not (every and count % every == 0):
         return
     pixels = to_bytes(models.model.decode(step.x0))
-    for i, one in enumerate(batch):
+    for i, one in alive:
         one.record.flush()
         preview = pixels[i].permute(1, 2, 0).numpy()
         one.record.picture(f"previews/step_{count:04d}.png", preview, cfg["enlarge_to"])

@@ -24,6 +24,8 @@ from acgd.runs import locks, manifest
 from acgd.runs.run import Run
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from acgd.pipeline.models import Models
 
 
@@ -122,12 +124,9 @@ def attempt(batch: list[Sample], models: Models, known: dict[str, Heard]) -> Non
     for sample in batch:
         guarded([sample], lambda sample=sample: listen(sample, models, known))
     batch = [sample for sample in batch if sample.error is None]
-    guarded(batch, lambda: paint(batch, models))
-    if (
-        len(batch) > 1
-        and batch[0].error is not None
-        and not atomic_files.unwritable(batch[0].error)
-    ):
+    if guarded(batch, lambda: paint(batch, models)) or len(batch) < 2:
+        return
+    if not any(atomic_files.unwritable(sample.error) for sample in batch):
         for sample in batch:
             sample.error, sample.record.losses = None, []
             guarded([sample], lambda sample=sample: paint([sample], models))
@@ -147,15 +146,15 @@ def guarded(samples: list[Sample], work: Callable[[], Any]) -> Any:
         return None
 
 
-def paint(batch: list[Sample], models: Models) -> None:
-    """One batch from its targets to finished folders."""
+def paint(batch: list[Sample], models: Models) -> bool:
+    """One batch from its targets to finished folders; True when it is through."""
     from acgd.pipeline import captioning, outputs, scoring, snapshot
     from acgd.pipeline.drawing import draw_with_twins
     from acgd.pipeline.meter import Meter
     from acgd.runs import environment
 
     if not batch:
-        return
+        return True
     meter, resume_from = Meter(models.device), snapshot.find(batch)
     for sample in batch:
         sample.record.start([other.run.folder for other in batch])
@@ -166,6 +165,9 @@ def paint(batch: list[Sample], models: Models) -> None:
         sample.record.json("environment.json", made_with | {"batch": sample.record.company})
     models.make_room()
     pixels, twins = draw_with_twins(batch, models, resume_from)
+    batch, pixels, twins = without_failed(batch, pixels, twins)
+    if not batch:
+        return True
     scoring.judge(batch, models, pixels, twins)
     captioning.write(batch, models, pixels)
     took = meter.batch(len(batch))
@@ -177,6 +179,18 @@ def paint(batch: list[Sample], models: Models) -> None:
     for sample in batch:
         if sample.run.cfg["report"]:
             hooks.of_run(sample.run.folder)
+    return True
+
+
+def without_failed(
+    batch: list[Sample], pixels: Tensor, twins: Tensor | None
+) -> tuple[list[Sample], Tensor, Tensor | None]:
+    """Those that are pictures; the others' snapshots would only lead there again."""
+    for sample in batch:
+        if sample.error is not None:
+            (sample.run.folder / folders.SNAPSHOT).unlink(missing_ok=True)
+    rows = [i for i, sample in enumerate(batch) if sample.error is None]
+    return [batch[i] for i in rows], pixels[rows], None if twins is None else twins[rows]
 
 
 def conclude(failed: list[Sample], good: int, runs: list[Run]) -> None:

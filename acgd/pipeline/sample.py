@@ -39,6 +39,11 @@ class Sample:
         """Whether there is nothing more to be done about it."""
         return self.error is not None or self.made_before or bool(self.picture)
 
+    def fail(self, error: Exception) -> None:
+        """It ends with this error, on disk too; its batch goes on."""
+        self.error = error
+        self.record.fail(error)
+
     def let_go(self) -> None:
         """Of what only its making needed: a sweep has thousands of finished samples."""
         self.record.losses, self.targets, self.judged = [], [], []

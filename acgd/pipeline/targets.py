@@ -78,6 +78,7 @@ def listen(sample: Sample, models: Models, known: dict[str, Heard]) -> None:
 def ask(source: PromptSource, share_heard: float, models: Models) -> Heard:
     from acgd.describers.several import told
     from acgd.errors import fraction
+    from acgd.pipeline import finite
     from acgd.prompts.text import join
 
     wave, described = source.wave(models.encoder.sample_rate), {}
@@ -86,9 +87,12 @@ def ask(source: PromptSource, share_heard: float, models: Models) -> Heard:
         words, share = told(models.describer, wave, models.encoder.sample_rate)
         described = models.describer.rank(wave, models.encoder.sample_rate)
     prompts = source(models.encoder)
+    finite.check_targets(prompts, "encoder")
     heard = models.by_encoder.heard(prompts)
     spoken = models.by_encoder.spoken(prompts, fraction(share_heard, "heard"))
     targets, judged = join(spoken, words, models.encoder, share), []
     if models.judge is not None and (wave is None or models.judge.hears):
         judged = join(source(models.judge), words, models.judge, share)
+    finite.check_targets(targets, "encoder")
+    finite.check_targets(judged, "judge")
     return Heard(words, described, heard, targets, judged)
