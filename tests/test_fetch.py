@@ -11,6 +11,7 @@ import subprocess
 import sys
 import threading
 import time
+from contextlib import suppress
 from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
@@ -53,7 +54,7 @@ class Handler(BaseHTTPRequestHandler):
         tag = '"two"' if kind == "changes" and before else '"one"'
         if span and self.headers.get("If-Range", tag) != tag:
             code = 200
-        if span and start >= len(CONTENT) and code == 206:
+        if (span and start >= len(CONTENT) and code == 206) or kind == "416":
             code = 416
         self.server.asked.append((self.path, self.headers.get("Range"), code))
         self.send_response(code)
@@ -64,7 +65,10 @@ class Handler(BaseHTTPRequestHandler):
             return self.end_headers()
         content = self.content(kind)[start if code == 206 else 0 :]
         length = len(content) + {"long": 9000, "short": -9000}.get(kind, 0)
-        self.send_header("Content-Length", str(length))
+        if kind == "huge":
+            length = 10**13
+        if kind != "endless":
+            self.send_header("Content-Length", str(length))
         self.send_header("Content-Type", "text/html" if kind == "page" else "application/data")
         self.send_header("ETag", tag)
         if code == 206:
@@ -76,7 +80,9 @@ class Handler(BaseHTTPRequestHandler):
     def content(self, kind: str) -> bytes:
         if kind == "other":
             return CONTENT[::-1]
-        return b"<html>sign in</html>" if kind == "page" else CONTENT
+        if kind in ("page", "hidden_page"):
+            return b"<html>sign in</html>"
+        return b"version https://git-lfs.github.com/spec/v1\n" if kind == "lfs" else CONTENT
 
     def send(self, kind: str, content: bytes, before: int):
         first = before == 0 or kind == "always_cuts"
@@ -87,6 +93,10 @@ class Handler(BaseHTTPRequestHandler):
                 time.sleep(1.5)
             self.close_connection = True
             return
+        if kind == "endless":
+            with suppress(OSError):
+                while True:
+                    self.wfile.write(content)
         if kind == "slow":
             for i in range(0, len(content), 8192):
                 self.wfile.write(content[i : i + 8192])
@@ -146,6 +156,44 @@ def test_the_next_mirror_is_asked(server, tmp_path, capsys, kind, why):
     assert get(place, server.url(kind), server.url("plain")) == "fetched from 127.0.0.1"
     assert ends_well(place) and why in capsys.readouterr().err
     assert sum(path.startswith("/404") for path, _, _ in server.asked) <= 1  # no use in asking on
+
+
+@pytest.mark.parametrize(
+    ("kind", "why"),
+    [
+        ("416", "answers 416"),
+        ("endless", r"sends more than the \d+ bytes that are right"),
+        ("huge", "has a file of 10000000000000 bytes, where 9000000 are too many"),
+        ("hidden_page", "has not the file: it is a web page"),
+        ("lfs", "has not the file: it is Git LFS's pointer"),
+        ("a pipe", "no regular file"),
+        ("a device", "no regular file"),
+    ],
+)
+@pytest.mark.parametrize("known", [True, False])
+def test_what_is_no_file_is_left_and_the_next_mirror_asked(
+    server, tmp_path, monkeypatch, capsys, kind, why, known
+):
+    monkeypatch.setattr(download, "LARGEST", 9_000_000)
+    row, place = (ROW if known else replace(ROW, size=None, sha256=None)), tmp_path / "a.pt"
+    other = {"a pipe": tmp_path.parent / f"{tmp_path.name}.pipe", "a device": "/dev/zero"}
+    if kind == "a pipe":
+        os.mkfifo(other[kind])
+    get(place, str(other.get(kind, server.url(kind))), server.url("plain"), row=row)
+    assert ends_well(place)
+    said = [line for line in capsys.readouterr().err.splitlines() if line.startswith("acgd: ")]
+    assert len(said) == 1 and re.search(f"{why}|where 307207 are right" if known else why, said[0])
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"[1]", b"\xff\xfe", b'{"a.pt": 3}', b"null"])
+def test_damaged_notes_are_made_anew(server, tmp_path, content):
+    row, place = replace(ROW, sha256=None, size=None), tmp_path / "a.pt"
+    (tmp_path / "recorded.json").write_bytes(content)
+    download.part_of(place).write_bytes(CONTENT[:5000])
+    download.memo_of(download.part_of(place)).write_bytes(content)
+    get(place, server.url("plain"), row=row)
+    assert ends_well(place)
+    assert json.loads((tmp_path / "recorded.json").read_text())["a.pt"]["sha256"] == SHA256
 
 
 def test_lies_about_the_length_are_found_out_without_knowing_the_size(server, tmp_path):

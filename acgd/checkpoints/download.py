@@ -22,11 +22,14 @@ import requests
 from filelock import FileLock, Timeout
 from tqdm import tqdm
 
+from acgd import atomic_files
 from acgd.checkpoints import verify
+from acgd.checkpoints.identify import kind_of
 from acgd.checkpoints.mirrors import BrokenOff, Overrun, Refused, host, opened, short
 from acgd.checkpoints.registry import Published, by_hand, gigabytes
 from acgd.errors import UserError
 
+LARGEST = 20 * 10**9  # bytes of a file whose size neither the table nor its mirror knows
 PROGRESS = 1 << 20  # an attempt that brought this many bytes was not in vain
 
 
@@ -122,7 +125,7 @@ def fill(row: Published, mirror: str, part: Path, patience: Patience) -> None:
             try:
                 return receive(row, mirror, part, patience, bar)
             except Overrun as error:
-                part.unlink()
+                part.unlink(missing_ok=True)
                 reason = error
             except TRANSIENT as error:
                 reason = error
@@ -143,6 +146,10 @@ def receive(row: Published, mirror: str, part: Path, patience: Patience, bar: tq
         total = row.size if row.size is not None else stream.total
         if stream.total is not None and stream.total != total:
             raise Refused(f"has a file of {stream.total} bytes, where {total} are right")
+        most = ceiling(row) if row.size is None else row.size
+        if total is not None and total > most:
+            raise Refused(f"has a file of {total} bytes, where {most} are too many")
+        most = most if total is None else total
         if total is not None:
             need_room(part.parent, total - stream.start)
         memo_of(part).write_text(json.dumps({"mirror": mirror, "tag": stream.tag}))
@@ -151,14 +158,21 @@ def receive(row: Published, mirror: str, part: Path, patience: Patience, bar: tq
             file.seek(stream.start)
             file.truncate()
             for chunk in stream.chunks:
+                if file.tell() == 0 and (kind := kind_of(chunk)):
+                    raise Refused(f"has not the file: {kind}")
+                if file.tell() + len(chunk) > most:
+                    file.truncate(0)
+                    raise Refused(f"sends more than the {most} bytes that are right")
                 file.write(chunk)
                 bar.update(len(chunk))
     have = size_of(part)
     if total is not None and have < total:
         raise BrokenOff(f"it ended after {have} of {total} bytes")
-    if total is not None and have > total:
-        part.unlink()
-        raise Refused(f"sent more than the {total} bytes that are right")
+
+
+def ceiling(row: Published) -> int:
+    """Bytes at which a file of unknown size has gone wrong: no published one is as large."""
+    return max(2 * row.about, LARGEST)
 
 
 def resumable(row: Published, mirror: str, part: Path) -> tuple[int, str | None]:
@@ -168,9 +182,10 @@ def resumable(row: Published, mirror: str, part: Path) -> tuple[int, str | None]
     still the same.
     """
     try:
-        memo = json.loads(memo_of(part).read_text())
-    except (FileNotFoundError, ValueError):
+        memo = json.loads(memo_of(part).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
         memo = {}
+    memo = memo if isinstance(memo, dict) else {}
     same = memo.get("mirror") == mirror
     too_many = row.size is not None and size_of(part) > row.size
     if part.is_file() and (too_many or not (same or row.sha256)):
@@ -192,6 +207,7 @@ def finish(row: Published, place: Path, mirror: str) -> None:
         verify.record(row, place, digest, size_of(part), mirror)
     os.replace(part, place)
     memo_of(part).unlink(missing_ok=True)
+    atomic_files.flush_one(place.parent)
 
 
 def part_of(place: Path) -> Path:

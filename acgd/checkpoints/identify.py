@@ -1,6 +1,9 @@
-"""Which published model a state dict is of, told by a few keys and their shapes."""
+"""Which published model a state dict is of, told by a few keys and their shapes; and what a file is
+that holds no weights at all."""
 
 from __future__ import annotations
+
+from pathlib import Path
 
 from torch import Tensor
 
@@ -52,4 +55,28 @@ def looks_like(state: dict[str, Tensor]) -> str | None:
     for name, signs in SIGNS:
         if all(k in state and shape in (None, tuple(state[k].shape)) for k, shape in signs.items()):
             return name
+    return None
+
+
+def other_kind(path: Path) -> str | None:
+    """What has come in place of weights, in a few words; None if that cannot be told."""
+    try:
+        with open(path, "rb") as file:
+            head = file.read(512)
+    except OSError:
+        return None
+    return kind_of(head)
+
+
+def kind_of(head: bytes) -> str | None:
+    """The same of a file's first bytes."""
+    start = head.lstrip(b"\xef\xbb\xbf \t\r\n").lower()
+    if not head:
+        return "it is empty"
+    if not head.strip(b"\0"):
+        return "it begins with nothing but zeros: its disk lost it"
+    if start.startswith((b"<!doctype html", b"<html", b"<head", b"<?xml")):
+        return "it is a web page, not weights"
+    if start.startswith(b"version https://git-lfs"):
+        return "it is Git LFS's pointer to the file, not the file"
     return None

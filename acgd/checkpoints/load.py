@@ -17,6 +17,7 @@ import zipfile
 from collections.abc import Sequence
 from fnmatch import fnmatchcase
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -24,8 +25,10 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from acgd.checkpoints import registry, safetensors_twin, torchscript
-from acgd.checkpoints.identify import looks_like
+from acgd.checkpoints.harmless import refused, types_allowed
+from acgd.checkpoints.identify import looks_like, other_kind
 from acgd.checkpoints.registry import cache_dir
+from acgd.checkpoints.unwrap import unwrap
 from acgd.errors import UserError, first_words
 from acgd.paths import WEIGHTS
 
@@ -41,7 +44,6 @@ BROKEN = (
     AttributeError,
 )
 SCRIPT_EXTRAS = ("input_resolution", "context_length", "vocab_size")  # integers, no weights
-WRAPPERS = ("state_dict", "model_state_dict", "model")  # what a training's file keeps weights under
 
 
 def locate(source: str | Path) -> Path:
@@ -62,40 +64,44 @@ def locate(source: str | Path) -> Path:
     raise registry.missing(source, places[-1].absolute())
 
 
-def load_state(path: str | Path) -> dict[str, Tensor]:
-    """The tensors of a file by key, on the CPU and in the file's own dtypes.
+def load_state(path: str | Path, key: str | None = None) -> dict[str, Tensor]:
+    """The tensors of a file by name, on the CPU and in the file's own dtypes.
 
-    A training's wrapper ({"state_dict": ..., "epoch": ...}) and a prefix "module." of every key
-    are taken off.
+    What trainers put around them (see `unwrap`) is taken off; `key` chooses among several.
     """
     path = locate(path)
     try:
-        quick = safetensors_twin.find(path)
+        quick = None if key else safetensors_twin.find(path)
         state = safetensors_twin.read(quick) if quick else read_pickle(path)
     except (OSError, *BROKEN) as error:
-        if isinstance(error, OSError) and error.errno != errno.EINVAL:  # a seek before the start
-            raise UserError(f"{path}: cannot be read ({error.strerror or error})") from None
-        raise UserError(
-            f"{path}: truncated, or no weights file that can be read safely"
-            f" ({first_words(error)}); fetch it again"
-        ) from None
-    if isinstance(state, dict):
-        state = next((state[w] for w in WRAPPERS if isinstance(state.get(w), dict)), state)
-    if not isinstance(state, dict) or not all(isinstance(v, Tensor) for v in state.values()):
-        raise UserError(f"{path}: holds no plain state dict (tensors by name)")
-    if state and all(key.startswith("module.") for key in state):
-        return {key.removeprefix("module."): value for key, value in state.items()}
-    return dict(state)
+        raise UserError(f"{path}: {why(path, error)}") from None
+    return unwrap(state, path, key)
 
 
-def read_pickle(path: Path) -> dict[str, Tensor]:
+def why(path: Path, error: BaseException) -> str:
+    """Why a file could not be read, and what to do."""
+    if isinstance(error, OSError) and error.errno != errno.EINVAL:  # a seek before the start
+        return f"cannot be read ({error.strerror or error})"
+    if kind := other_kind(path):
+        return f"{kind}; fetch it again"
+    if strange := refused(error):
+        return (
+            f"beside weights it holds {strange}, which is not read because it could run code; "
+            "save the weights alone where it comes from: torch.save(model.state_dict(), ...)"
+        )
+    told = first_words(Exception(str(error).rpartition("WeightsUnpickler error: ")[2]))
+    return f"truncated, or no weights file that can be read safely ({told}); fetch it again"
+
+
+def read_pickle(path: Path) -> Any:
     """A torch.save file, or the state dict of a TorchScript archive without its integers."""
-    if not zipfile.is_zipfile(path):  # the format before torch 1.6, or broken
-        return torch.load(path, map_location="cpu", weights_only=True)
-    with zipfile.ZipFile(path) as archive:
-        scripted = torchscript.is_archive(archive.namelist())
-    if not scripted:
-        return torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    with torch.serialization.safe_globals(list(types_allowed())):
+        if not zipfile.is_zipfile(path):  # the format before torch 1.6, or broken
+            return torch.load(path, map_location="cpu", weights_only=True)
+        with zipfile.ZipFile(path) as archive:
+            scripted = torchscript.is_archive(archive.namelist())
+        if not scripted:
+            return torch.load(path, map_location="cpu", weights_only=True, mmap=True)
     state = torchscript.state_dict(path)
     return {key: value for key, value in state.items() if key not in SCRIPT_EXTRAS}
 
@@ -115,9 +121,8 @@ def read_config(path: str | Path) -> dict:
         with safe_open(path, framework="pt") as file:
             return json.loads((file.metadata() or {}).get("config", "{}"))
     except (*BROKEN, OSError) as error:
-        raise UserError(
-            f"{path}: truncated or not a safetensors file ({first_words(error)})"
-        ) from None
+        kind = other_kind(path) or f"truncated or not a safetensors file ({first_words(error)})"
+        raise UserError(f"{path}: {kind}; fetch it again") from None
 
 
 class Unfilled(TorchFunctionMode):

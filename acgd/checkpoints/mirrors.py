@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -53,6 +54,8 @@ def opened(
         return
     path = Path(unquote(parts.path) if parts.scheme == "file" else mirror).expanduser()
     try:
+        if not stat.S_ISREG(path.stat().st_mode):  # a pipe would be waited for, a device never ends
+            raise Refused(f"{path}: no regular file")
         file = open(path, "rb")  # noqa: SIM115
     except OSError as error:
         raise Refused(f"{path}: {error.strerror}") from None
@@ -76,7 +79,7 @@ def over_http(
         if code >= 500 or code in WORTH_ANOTHER_TRY:
             raise BrokenOff(f"answers {code} {answer.reason}")
         span = re.fullmatch(r"bytes (?:(\d+)-\d+|\*)/(\d+|\*)", heads.get("Content-Range", ""))
-        if code == 416:
+        if code == 416 and start:
             if not span or span[2] != str(start):
                 raise Overrun("has fewer bytes than came before")
             yield Stream(start, start, None, iter(()))

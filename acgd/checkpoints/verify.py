@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from pathlib import Path
 
 from filelock import FileLock
 from tqdm import tqdm
 
+from acgd import atomic_files
 from acgd.checkpoints.registry import Published
 
 SHOWN_FROM = 10**8  # bytes: a shorter check has no progress bar
@@ -35,18 +35,23 @@ def expected(row: Published, place: Path) -> str | None:
 
 
 def recorded(cache: Path) -> dict[str, dict]:
-    """What arrived here without a known hash: name -> sha256, size, from."""
-    path = cache / "recorded.json"
-    return json.loads(path.read_text()) if path.is_file() else {}
+    """What arrived here without a known hash: name -> sha256, size, from.
+
+    A damaged file counts as none: what is here is recorded anew.
+    """
+    try:
+        found = json.loads((cache / "recorded.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    rows = found.items() if isinstance(found, dict) else ()
+    return {name: row for name, row in rows if isinstance(row, dict)}
 
 
 def record(row: Published, place: Path, digest: str, size: int, source: str) -> None:
     cache = cache_of(row, place)
     with FileLock(cache / ".recorded.json.lock"):
         content = recorded(cache) | {row.name: {"sha256": digest, "size": size, "from": source}}
-        new = cache / "recorded.json.new"
-        new.write_text(json.dumps(content, indent=1) + "\n")
-        os.replace(new, cache / "recorded.json")
+        atomic_files.write(cache / "recorded.json", json.dumps(content, indent=1) + "\n")
 
 
 def cache_of(row: Published, place: Path) -> Path:

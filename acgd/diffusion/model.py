@@ -19,7 +19,8 @@ from acgd.models.unet import UNet
 class PictureModel:
     """What conf/model/*.yaml names.
 
-    checkpoint: see `acgd.checkpoints.load.locate`. `architecture` are UNet's arguments; a
+    checkpoint: see `acgd.checkpoints.load.locate`; checkpoint_key: which of several state dicts in
+    it ("ema"). `architecture` are UNet's arguments; a
     safetensors file that carries its own needs none, and what is given here goes before it.
     predicts: "eps", "x0" or "v". precision: "float32", "float16" or "bfloat16", of the
     torso's convolutions.
@@ -39,6 +40,7 @@ class PictureModel:
         device: str | torch.device = "cpu",
         precision: str = "float32",
         *,
+        checkpoint_key: str | None = None,
         schedule: str = "linear",
         steps: int = 1000,
         rescale_timesteps: bool = True,
@@ -60,7 +62,7 @@ class PictureModel:
         unet = checkpoints.empty(UNet, path, architecture)
         if precision != "float32":  # before it is filled: the file's precision is never held
             unet = unet.to("meta").convert_torso(precision)
-        self.unet, self.cond_dim = filled(unet, path, device), unet.cond_dim
+        self.unet, self.cond_dim = filled(unet, path, device, checkpoint_key), unet.cond_dim
         self.process = {
             "schedule": schedule,
             "steps": steps,
@@ -125,8 +127,10 @@ class PictureModel:
         return [self.styles[name] for name in names]
 
 
-def filled(module: nn.Module, path: Path, device: str | torch.device) -> nn.Module:
+def filled(
+    module: nn.Module, path: Path, device: str | torch.device, key: str | None = None
+) -> nn.Module:
     """A module with the weights of a file, to be used and not to be trained."""
-    state = checkpoints.load_state(path)
+    state = checkpoints.load_state(path, key)
     checkpoints.load_into(module, state, path, device=device, release=True)
     return module.eval().requires_grad_(False).to(memory_format=torch.channels_last)

@@ -22,9 +22,10 @@ IMAGE_FROM = {"rn50": "RN50.pt"}  # the notebook's choice by name; others by pat
 class CLIPEncoder:
     """An Encoder (see acgd.types); differentiable with respect to the picture.
 
-    checkpoint: "embedded:NAME", a path, or a file name in the cache folder. Sizes come from the
-    file: from the architecture that a .safetensors file carries, else from its tensors' shapes;
-    `architecture`, the model's arguments, goes before them. image_from: another CLIP's file whose
+    checkpoint: "embedded:NAME", a path, or a file name in the cache folder; checkpoint_key: which
+    of several state dicts in it. Sizes come from the file: from the architecture that a
+    .safetensors file carries, else from its tensors' shapes; `architecture`, the model's arguments,
+    goes before them. image_from: another CLIP's file whose
     picture tower takes the place of the checkpoint's own ("rn50" is OpenAI's RN50.pt);
     `pictures_from` is the file that the picture tower came from. precision:
     "float32", "float16", "bfloat16" or "auto" (float16 on CUDA, float32 elsewhere).
@@ -42,11 +43,12 @@ class CLIPEncoder:
         precision: str = "auto",
         truncate: bool = True,
         image_from: str | None = None,
+        checkpoint_key: str | None = None,
         **architecture: object,
     ) -> None:
         self.device, self.truncate = torch.device(device), truncate
         dtype = precision_dtype(precision, self.device)
-        model = read(self.model_class, checkpoint, architecture, dtype, self.device)
+        model = read(self.model_class, checkpoint, architecture, dtype, self.device, checkpoint_key)
         if image_from is not None:
             image_from = IMAGE_FROM.get(image_from.lower(), image_from)
             take_picture_tower(model, image_from, dtype)
@@ -103,13 +105,14 @@ def read(
     given: dict,
     dtype: torch.dtype = torch.float32,
     device: str | torch.device = "cpu",
+    key: str | None = None,
 ) -> CLIP:
     """A model with a file's weights; `given` goes before the file's sizes.
 
     It takes its dtype (see `precision_dtype`) while it is empty and is filled tensor by tensor.
     """
     path = checkpoints.locate(source)
-    state = checkpoints.load_state(path)
+    state = checkpoints.load_state(path, key)
     known = checkpoints.read_config(path) or sizes(state)
     if "embed_dim" not in {**known, **given}:
         guess = checkpoints.looks_like(state)

@@ -147,7 +147,7 @@ def tower_bytes(node: tuple, precision: str) -> tuple[int, int, int]:
     if "checkpoint" not in given:
         return 0, 0, 0
     path = checkpoints.locate(given["checkpoint"])
-    state = checkpoints.load_state(path)
+    state = checkpoints.load_state(path, given.get("checkpoint_key"))
     whole = sum(t.numel() for t in state.values()) * 4
     source = given.get("image_from")
     if source:
