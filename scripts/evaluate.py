@@ -35,10 +35,6 @@ from acgd.training.data import picture_sentences
 from acgd.training.data.sound_views import SAMPLE_RATE, Sounds
 from acgd.types import Target
 
-ESC_10 = (
-    "dog,rooster,rain,sea waves,fire crackling,baby crying,clock ticking,sneeze,helicopter,chainsaw"
-)
-
 
 @dataclass
 class Prompt:

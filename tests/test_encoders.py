@@ -20,6 +20,7 @@ from acgd.encoders.clip import CLIPEncoder
 from acgd.encoders.ensemble import Ensemble
 from acgd.encoders.openclip import OpenCLIPEncoder
 from acgd.errors import UserError
+from acgd.media import preprocess
 from acgd.models.clip import CLIP, sizes
 from acgd.types import Target
 
@@ -126,7 +127,7 @@ def test_long_texts_can_be_refused(tmp_path):
 
 
 def test_pictures_are_prepared(encoder):
-    x = encoder.pixels(Image.new("L", (90, 50), 128))
+    x = preprocess.pixels(Image.new("L", (90, 50), 128), encoder.image_size)
     assert x.shape == (3, 32, 32) and torch.allclose(x, torch.tensor(128 / 255))
     with pytest.raises(ValueError, match="32 square"):
         encoder.image(torch.zeros(1, 3, 40, 40))

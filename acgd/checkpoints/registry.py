@@ -95,9 +95,9 @@ def by_hand(row: Published, place: Path) -> str:
     return f"{row.by_hand or 'find it and save it as'} {place}"
 
 
-def gigabytes(count: int) -> str:
+def gigabytes(count: float) -> str:
     """Bytes in words: "2.2 GB", "537 MB"."""
     for unit, size in (("GB", 10**9), ("MB", 10**6), ("kB", 10**3)):
         if count >= size:
             return f"{count / size:.{count < 10 * size:d}f} {unit}"
-    return f"{count} bytes"
+    return f"{count:.0f} bytes"

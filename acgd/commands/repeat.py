@@ -18,7 +18,6 @@ import subprocess
 import sys
 import tempfile
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from omegaconf import OmegaConf
@@ -28,6 +27,7 @@ from acgd.config.explain import explain
 from acgd.errors import UserError, say
 from acgd.paths import HERE, command
 from acgd.runs.folder import status
+from acgd.runs.records import flat
 from acgd.runs.run import expand
 
 RESULTS = ("images/*.png", "previews/*.png", "*.csv", "*.json")
@@ -162,11 +162,3 @@ def differences(then: dict, now: dict) -> list[str]:
     names = [name for name in {**before, **after} if name not in ("command", "folder", "batch")]
     differ = [name for name in names if before.get(name) != after.get(name)]
     return [f"{name}: {before.get(name)}, now {after.get(name)}" for name in differ]
-
-
-def flat(node: dict, prefix: str = "") -> dict[str, Any]:
-    found = {}
-    for name, value in node.items():
-        own = prefix + name
-        found |= flat(value, f"{own}.") if isinstance(value, dict) else {own: value}
-    return found

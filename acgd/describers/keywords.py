@@ -32,7 +32,7 @@ class Keywords:
     share: what the words weigh among all targets, in [0, 1] (acgd.prompts.text.join).
     template: the text that stands for a label; {} is the label.
     sample: None for all labels, else this many of each list, drawn with `seed` (None: anew).
-    spelled: True queries "red" as "r, e, d", as the notebook did unawares (quirk 41).
+    spelled: True queries "red" as "r, e, d", as the notebook did unawares.
     """
 
     def __init__(

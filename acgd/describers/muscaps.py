@@ -44,7 +44,7 @@ class MusCapsDescriber:
     last_chunk="drop" leaves out what is no whole chunk and refuses shorter sounds, where
     "overlap" hears the last 5 s once more and repeats a short sound; unfinished=False answers
     nothing where no beam ends; clean=False leaves <unk> and <pad> in the sentence: all four as
-    the notebook did (quirks 44, 49, 50). The model is small and stays in float32, whatever
+    the notebook did. The model is small and stays in float32, whatever
     `precision` says of the others.
     """
 

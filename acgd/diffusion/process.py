@@ -171,12 +171,6 @@ class Diffusion:
         t = torch.full((len(noise),), self.num_timesteps - 1 - skip, device=noise.device)
         return self.q_sample(torch.zeros_like(noise) if init is None else init, t, noise)
 
-    def q_mean_variance(self, x0: Tensor, t: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Mean, variance and log variance of q(x_t | x_0), the last two (B,1,1,1)."""
-        variance = self.pick(1 - self.alphas_cumprod, t)
-        log_variance = self.pick("log_one_minus_alphas_cumprod", t)
-        return self.pick("sqrt_alphas_cumprod", t) * x0, variance, log_variance
-
     def posterior_mean(self, x0: Tensor, x: Tensor, t: Tensor) -> Tensor:
         """Mean of q(x_{t-1} | x_t, x_0) (DDPM 7)."""
         c1, c2 = self.pick("posterior_mean_coef1", t), self.pick("posterior_mean_coef2", t)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import torch
 import torch.nn.functional as F
-from PIL import Image
 from torch import Tensor, nn
 
 from acgd.checkpoints import load as checkpoints
@@ -93,10 +92,6 @@ class CLIPEncoder:
             "this encoder is CLIP, which hears nothing: choose encoder=audioclip or encoder=tiny,"
             " or describe the sound in words (prompt=text)"
         )
-
-    def pixels(self, image: Image.Image) -> Tensor:
-        """A picture of any size as `image` wants it: (3, S, S) in [0, 1]."""
-        return preprocess.pixels(image, self.image_size)
 
 
 def read(

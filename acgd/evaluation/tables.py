@@ -4,10 +4,7 @@ from __future__ import annotations
 
 from acgd.evaluation.compare import Row
 
-LABEL = (
-    36  # letters of a setting's name, two of HALF in a difference; longer ones lose their middle
-)
-HALF = 15
+LABEL = 36  # letters of a setting's name; longer ones lose their middle
 
 
 def text(found: dict) -> str:

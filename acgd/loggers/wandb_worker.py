@@ -68,7 +68,7 @@ def read(folder: Path) -> dict:
         "pictures": pictures,
         "losses": rows(folder / "losses.csv"),
         "said": {row["picture"]: row["caption"] for row in rows(folder / CAPTIONS)},
-        "summary": flat(metrics),
+        "summary": plot_names(metrics),
     }
 
 
@@ -143,12 +143,14 @@ def part(node: dict) -> str:
     return str(node["_target_"]).split(".")[-2]
 
 
-def flat(node: dict, prefix: str = "") -> dict:
+def plot_names(node: dict, prefix: str = "") -> dict:
     """Scores by names that W&B can plot: "judge/similarity", "twin/judge/similarity"."""
     found = {}
     for key, value in node.items():
         if isinstance(value, dict):
-            found |= flat(value, prefix if key == "picture" and not prefix else f"{prefix}{key}/")
+            found |= plot_names(
+                value, prefix if key == "picture" and not prefix else f"{prefix}{key}/"
+            )
         else:
             found[f"{prefix}{key}"] = value
     return found

@@ -22,6 +22,7 @@ from acgd.config.explain import explain
 from acgd.errors import UserError
 from acgd.pipeline import runner
 from acgd.runs import environment
+from acgd.runs.records import flat
 from acgd.runs.run import Run, expand
 
 
@@ -211,17 +212,6 @@ def path_of(sound: Any, sample_rate: int | None, outputs: Path) -> str | list[st
         path.parent.mkdir(parents=True, exist_ok=True)
         soundfile.write(path, wave, int(sample_rate), subtype="FLOAT")
     return str(path)
-
-
-def flat(options: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """{"guidance": {"clip": 5}} as {"guidance.clip": 5}."""
-    found: dict[str, Any] = {}
-    for key, value in options.items():
-        if isinstance(value, dict) and value:
-            found |= flat(value, f"{prefix}{key}.")
-        else:
-            found[prefix + key] = value
-    return found
 
 
 def value_of(value: Any) -> str:

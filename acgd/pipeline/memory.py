@@ -20,6 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from acgd.checkpoints import load as checkpoints
+from acgd.checkpoints.registry import gigabytes
 from acgd.encoders.clip import IMAGE_FROM, precision_dtype
 from acgd.errors import UserError
 from acgd.models.clip import CLIP, halve_, sizes
@@ -210,7 +211,3 @@ def reclaimable(stat: Path) -> int:
     """Cached files in a container's memory, which go when something else needs the room."""
     rows = dict(line.split() for line in stat.read_text().splitlines())
     return int(rows.get("inactive_file", 0)) + int(rows.get("active_file", 0))
-
-
-def gigabytes(count: float) -> str:
-    return f"{count / 1e9:.1f} GB"

@@ -92,7 +92,7 @@ def parse_weight(prompt: str) -> tuple[str, float]:
 
 
 def parse_as_notebook(prompt: str) -> tuple[str, float]:
-    """Cut at the last colon, whatever it means; what follows has to be a number (quirk 25).
+    """Cut at the last colon, whatever it means; what follows has to be a number.
 
     Only the colon of http:// and https:// is spared, so "time 12:30" weighs 30.
     """
@@ -112,7 +112,7 @@ def parse_as_notebook(prompt: str) -> tuple[str, float]:
 
 
 def normalised(weights: Sequence[float], labels: Sequence[str]) -> list[float]:
-    """Weights divided by the absolute value of their sum (quirk 23), which must not be zero."""
+    """Weights divided by the absolute value of their sum, which must not be zero."""
     total = abs(math.fsum(weights))
     if total <= 1e-3 * max(map(abs, weights)):
         raise UserError(

@@ -172,7 +172,7 @@ def block(text: str) -> tuple[tuple[str, Any], ...]:
 
 def flat(node: dict, prefix: str = "") -> dict[str, Any]:
     """{"guidance": {"clip": 1}} as {"guidance.clip": 1}; lists stay whole."""
-    found = {}
+    found: dict[str, Any] = {}
     for key, value in node.items():
         if isinstance(value, dict):
             found |= flat(value, f"{prefix}{key}.")

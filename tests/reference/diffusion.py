@@ -64,10 +64,9 @@ def _closed_forms(q: dict) -> Iterator[tuple[str, torch.Tensor]]:
     d = process(q["create_gaussian_diffusion"])
     x0, xt, noise = (evaluate(text) for text in q["inputs"])
     t = torch.tensor(q["t"])
-    mean, variance, log_variance = d.q_mean_variance(x0, t)
-    yield "q.mean", mean
-    yield "q.variance", variance.expand_as(x0)
-    yield "q.log_variance", log_variance.expand_as(x0)
+    yield "q.mean", d.pick("sqrt_alphas_cumprod", t) * x0
+    yield "q.variance", d.pick(1 - d.alphas_cumprod, t).expand_as(x0)
+    yield "q.log_variance", d.pick("log_one_minus_alphas_cumprod", t).expand_as(x0)
     yield "q.sample", d.q_sample(x0, t, noise)
     yield "q.posterior_mean", d.posterior_mean(x0, xt, t)
     yield "q.posterior_variance", d.pick("posterior_variance", t).expand_as(x0)

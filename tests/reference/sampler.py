@@ -13,8 +13,9 @@ from torch import Tensor
 from acgd.diffusion.denoiser import Denoiser
 from acgd.diffusion.interfaces import Step
 from acgd.diffusion.process import Diffusion
-from acgd.diffusion.samplers.ddim import DDIM, invert
+from acgd.diffusion.samplers.ddim import DDIM
 from acgd.diffusion.samplers.ddpm import DDPM
+from acgd.diffusion.samplers.guided import guided
 from acgd.diffusion.samplers.plms import PLMS
 from reference.diffusion import process
 from reference.inputs import evaluate, find_calls
@@ -168,3 +169,12 @@ def _loop(meta: dict, x: Tensor, match: re.Match) -> dict:
     steps = list(p.steps(_sampler(match["method"]), first, match["cond"], False, skip))
     norms = [[float(v.double().norm()) for v in (step.x, step.x0)] for step in steps]
     return {"final": steps[-1].x, "norms": np.array(norms)}
+
+
+def invert(denoiser: Denoiser, x: Tensor, t: Tensor) -> Tensor:
+    """x_{t+1} from x_t: one step of the deterministic path backwards, unguided."""
+    diffusion = denoiser.diffusion
+    pred = guided(denoiser, x, t).pred
+    following = diffusion.alphas_cumprod_next
+    x0 = diffusion.pick(np.sqrt(following), t) * pred.x0
+    return x0 + diffusion.pick(np.sqrt(1 - following), t) * pred.eps

@@ -32,15 +32,15 @@ class DDIM:
     ) -> Iterator[Step]:
         """Steps from x (B,3,H,W) at the first step taken down to the sample; x is all they know."""
         diffusion = denoiser.diffusion
+        sigma, prev = self._sigma(diffusion), diffusion.alphas_cumprod_prev
+        direction = np.sqrt(np.maximum(1 - prev - sigma**2, 0))
         for index, total, t in timesteps(diffusion, x, start):
             step = guided(denoiser, x, t, guide)
             x0, eps = steered(diffusion, x, t, step)
             # Drawn after the guide's cutouts, and with eta 0 too: with a shared generator the
             # order of draws decides the picture.
             z = noise.like(x)
-            sigma = self._sigma(diffusion)
-            direction = np.sqrt(np.maximum(1 - diffusion.alphas_cumprod_prev - sigma**2, 0))
-            x = diffusion.pick(np.sqrt(diffusion.alphas_cumprod_prev), t) * x0  # (12)
+            x = diffusion.pick(np.sqrt(prev), t) * x0  # (12)
             x = x + diffusion.pick(direction, t) * eps + diffusion.pick(sigma, t) * z
             yield Step(index, total, t, x, step.pred.x0, step.losses)
 
@@ -48,12 +48,3 @@ class DDIM:
         """(16): eta times the standard deviation of the posterior; 0 at t = 0."""
         abar, prev = diffusion.alphas_cumprod, diffusion.alphas_cumprod_prev
         return self.eta * np.sqrt((1 - prev) / (1 - abar)) * np.sqrt(1 - abar / prev)
-
-
-def invert(denoiser: Denoiser, x: Tensor, t: Tensor) -> Tensor:
-    """x_{t+1} from x_t: one step of the deterministic path backwards, unguided."""
-    diffusion = denoiser.diffusion
-    pred = guided(denoiser, x, t).pred
-    following = diffusion.alphas_cumprod_next
-    x0 = diffusion.pick(np.sqrt(following), t) * pred.x0
-    return x0 + diffusion.pick(np.sqrt(1 - following), t) * pred.eps

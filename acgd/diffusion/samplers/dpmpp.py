@@ -50,13 +50,13 @@ class DPMSolverPP:
         """
         diffusion = denoiser.diffusion
         x0_last = history[0] if history else None
+        (keep, move), ahead = _weights(diffusion), _ahead(diffusion, self.ahead)
         for index, total, t in timesteps(diffusion, x, start):
             step = guided(denoiser, x, t, guide)
             x0, _ = steered(diffusion, x, t, step)
             target = x0
             if self.order == 2 and x0_last is not None and index < total - 1:
-                target = x0 + diffusion.pick(_ahead(diffusion, self.ahead), t) * (x0 - x0_last)
-            keep, move = _weights(diffusion)
+                target = x0 + diffusion.pick(ahead, t) * (x0 - x0_last)
             x = diffusion.pick(keep, t) * x + diffusion.pick(move, t) * target
             x0_last = x0
             yield Step(index, total, t, x, step.pred.x0, step.losses, (x0_last,))
