@@ -7,7 +7,7 @@ import torch
 from conftest import compose
 
 from acgd.errors import UserError
-from acgd.pipeline import memory, models
+from acgd.pipeline import device, memory, models
 from acgd.runs.run import resolve
 
 
@@ -76,3 +76,27 @@ def test_memory_is_counted_before_models_load_and_only_once(cfg, monkeypatch):
 def test_free_memory_is_told_here():
     free = memory.free_memory("cpu")
     assert free is None or 1e6 < free < 1e15
+
+
+@pytest.mark.parametrize(
+    "instructions, bf16, large, expected",
+    [
+        ("AVX512", True, True, "bfloat16"),
+        ("AVX512", True, False, "float32"),  # small models are bound by calls
+        ("AVX512", False, True, "float32"),  # AVX512 alone computes bf16 a number at a time
+        ("AVX2", True, True, "float32"),  # PyTorch was told not to use what is there
+    ],
+)
+def test_auto_is_bf16_for_large_models_where_the_processor_computes_in_it(
+    cfg, monkeypatch, instructions, bf16, large, expected
+):
+    monkeypatch.setattr(device, "capability", lambda: instructions)
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: bf16)
+    assert device.pick_precision("auto", "cpu", large) == expected
+    assert device.pick_precision("fp32", "cpu", large) == "float32"
+
+
+def test_models_are_large_or_not_by_their_file(cfg, monkeypatch):
+    assert memory.is_large(cfg)
+    monkeypatch.setattr(memory, "LARGE", 300_000_000)
+    assert not memory.is_large(cfg)

@@ -145,7 +145,8 @@ class AttentionPool2d(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         x = x.flatten(2).transpose(1, 2)  # (N, hw, C)
         x = torch.cat([x.mean(1, keepdim=True), x], 1) + self.positional_embedding.to(x.dtype)
-        q = self.split_heads(self.q_proj(x[:, :1]))
+        # x[:, :1] would be the same, but being no whole tensor it makes torch copy the weight
+        q = self.split_heads(self.q_proj(x[:, 0])[:, None])
         k, v = self.split_heads(self.k_proj(x)), self.split_heads(self.v_proj(x))
         x = F.scaled_dot_product_attention(q, k, v)  # (N, heads, 1, width/heads)
         return self.c_proj(x.flatten(1))

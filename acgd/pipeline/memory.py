@@ -38,7 +38,7 @@ def check(cfg: dict, device: str, precision: str) -> None:
 
     cfg is the resolved config, precision "float32", "float16" or "bfloat16".
     """
-    disk = sum(path.stat().st_size for path in {*files({g: cfg.get(g) for g in GROUPS})})
+    disk = size_on_disk(cfg)
     if disk < LARGE:
         return
     needed, free = memory(cfg, device, precision), free_memory(device)
@@ -52,6 +52,16 @@ def check(cfg: dict, device: str, precision: str) -> None:
             fits = f"{' '.join(overrides)} needs {gigabytes(less)}"
             raise UserError(f"this run needs {line}: {fits}")
     raise UserError(f"this run needs {line}: take a smaller model, model=openai_64_classes or tiny")
+
+
+def is_large(cfg: dict) -> bool:
+    """Whether the picture model's file is one that arithmetic, not calls, takes the time of."""
+    return size_on_disk(cfg, ("model",)) >= LARGE
+
+
+def size_on_disk(cfg: dict, groups: tuple[str, ...] = GROUPS) -> int:
+    """Bytes of the weights that these groups of the config name, each file once."""
+    return sum(path.stat().st_size for path in {*files({g: cfg.get(g) for g in groups})})
 
 
 def files(node: Any, key: str = "") -> Iterator[Path]:
