@@ -8,7 +8,8 @@ Four tables, each with chance beside it and a picture grid in outputs/evaluation
     audio    held-out recordings alone as prompt, default settings (--data: build_dataset's folder)
     sounds   the same recordings to words, by the encoder alone
 and for text prompts the judge's similarity against an unguided twin of the same seed. The
-captioner's captions of all these pictures are counted too.
+captioner's captions of all these pictures are counted too. --blind OUT makes grids for people
+instead, --answers FILE with it scores what they saw (scripts/blind.py).
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import blind
 import torch
 import torch.nn.functional as F
 from PIL import Image
@@ -32,6 +34,7 @@ from acgd.pipeline.models import Models
 from acgd.pipeline.sampling import sample, to_bytes
 from acgd.runs.run import resolve
 from acgd.training.data import picture_sentences
+from acgd.training.data.pairs import concept_prompts
 from acgd.training.data.sound_views import SAMPLE_RATE, Sounds
 from acgd.types import Target
 
@@ -53,7 +56,7 @@ def paint(models: Models, cfg: dict, prompts: list[Prompt], scale: float, guided
     chosen = chosen if guided else chosen.unguided()
     for step in sample(models, [prompt.targets for prompt in prompts], chosen, chosen.noise()):
         x = step.x
-    return to_bytes(x).float() / 255
+    return to_bytes(models.model.decode(x)).float() / 255
 
 
 def batches(prompts: list[Prompt], size: int) -> Iterator[list[Prompt]]:
@@ -192,6 +195,24 @@ class Evaluation:
         self.result["sounds"] = table("sounds to words, encoder", place, once, self.labels, True)
 
 
+def looked_at_blindly(args: argparse.Namespace) -> None:
+    """Grids of one picture a concept, or the score of what was seen in them; see blind.py."""
+    if args.answers:
+        found = blind.score(args.blind, args.answers, concept_prompts())
+        print(json.dumps(found, indent=1, ensure_ascii=False))
+        return
+    args.seeds = 1
+    evaluation = Evaluation(args)
+    scale, prompts = evaluation.cfg["guidance"]["cfg_scale"], evaluation.names()
+    pictures = []
+    for batch in batches(prompts, args.batch):
+        pictures += paint(evaluation.models, evaluation.cfg, batch, scale, guided=True)
+    arrays = [(p.permute(1, 2, 0) * 255).round().byte().numpy() for p in pictures]
+    shown = [Image.fromarray(array) for array in arrays]
+    blind.write(args.blind, shown, [evaluation.labels[p.concept] for p in prompts])
+    print(f"grids and key: {args.blind}")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
     parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="of the config")
@@ -202,8 +223,12 @@ def main() -> None:
         "--clips", type=int, default=8, help="sounds of a concept and source, at most"
     )
     parser.add_argument("--batch", type=int, default=32)
+    parser.add_argument("--blind", type=Path, metavar="OUT", help="numbered grids and a key, alone")
+    parser.add_argument("--answers", type=Path, help="what somebody saw in them, to be scored")
     parser.add_argument("--out", type=Path, default=Path("outputs/evaluation"))
     args = parser.parse_intermixed_args()
+    if args.blind:
+        return looked_at_blindly(args)
     evaluation, only = Evaluation(args), args.only.split(",")
     cfg_scale = evaluation.cfg["guidance"]["cfg_scale"]
     if "text" in only:
