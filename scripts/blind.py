@@ -1,8 +1,8 @@
 """Pictures for eyes that know nothing of them: numbered grids without names, and what they scored.
 
-`python scripts/evaluate.py --blind OUT` writes grid_1.png and so on, pictures in shuffled order with
-a number each, and key.json, which whoever looks must not see. They write down what they see, a
-line a picture ("17: a dog"), and
+`python scripts/evaluate.py --blind OUT` writes grid_1.png and so on, pictures in shuffled order
+with a number each, and key.json, which whoever looks must not see. They write down what they see,
+a line a picture ("17: a dog"), and
 
     python scripts/evaluate.py --blind OUT --answers answers.txt
 
