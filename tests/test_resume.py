@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import errno
 import json
+import signal
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
-from conftest import compose
+from conftest import ROOT, compose
 from PIL import Image
 
 from acgd.config import validate
@@ -230,6 +233,40 @@ def test_what_another_process_makes_is_waited_for_and_taken_over(runs, monkeypat
     assert not (made[0].folder / "images").exists()  # it was the other's
     assert (made[1].folder / "images").is_dir()
     assert not list(made[0].folder.parent.rglob(".lock"))
+
+
+HOLDS = """
+import sys, time
+from pathlib import Path
+from acgd.runs.locks import held
+with held([Path(sys.argv[1])]) as mine:
+    print(mine, flush=True)
+    time.sleep(100)
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/locks").is_file(), reason="Linux tells its locks there")
+def test_nobody_waits_for_a_process_that_stays_stopped(runs, monkeypatch):
+    made = runs("seed=[0,1,2]", "batch_size=1", "sampler.steps=2")
+    call = [sys.executable, "-c", HOLDS, str(made[1].folder)]
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    other = subprocess.Popen(call, env=environment, stdout=subprocess.PIPE, text=True)
+    try:
+        assert other.stdout.readline() == "True\n"
+        assert locks.stopped_holder(made[1].folder) is None  # it works
+        other.send_signal(signal.SIGSTOP)
+        monkeypatch.setattr(batching, "STOPPED_FOR", 0.2)
+        monkeypatch.setattr(batching, "PAUSE", 0.1)
+        with pytest.raises(UserError, match="1 of 3 pictures failed"):
+            runner.render(made)
+        with pytest.raises(UserError, match=rf"process {other.pid} is making it .*kill -CONT"):
+            runner.render(made[1:2])
+        assert [status(run.folder) for run in made] == ["ok", "absent", "ok"]
+    finally:
+        other.kill()
+        other.communicate()
+    runner.render(made)
+    assert [status(run.folder) for run in made] == ["ok"] * 3
 
 
 def test_batches_are_the_same_again(runs):

@@ -15,11 +15,12 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from acgd.errors import say
+from acgd.errors import UserError, say
 from acgd.pipeline.sample import Sample
 from acgd.runs import folder as folders
-from acgd.runs.locks import free, held
+from acgd.runs.locks import free, held, stopped_holder
 
+STOPPED_FOR = 30.0  # seconds that a process may be stopped before nobody waits for it
 PAUSE = 0.5  # seconds between two looks at what others are making
 MODELS = ("model", "encoder", "judge", "describer", "captioner")
 # What each sample of a batch has for itself. Everything else must be equal.
@@ -61,10 +62,17 @@ def batches(group: list[Sample], cfg: dict) -> Iterator[list[Sample]]:
     return turns(group, 1 if cfg["shared_noise"] else cfg["batch_size"])
 
 
+class HeldUp(UserError):
+    """Another process has the sample and does not go on."""
+
+
 def rounds(groups: list[list[Sample]]) -> Iterator[list[Sample]]:
-    """Each group, and again what is left of it while other processes are making that."""
+    """Each group, and again what is left of it while other processes are making that.
+
+    Samples of a process that stays stopped are given up with a HeldUp and left untouched.
+    """
     yield from groups
-    told = False
+    told, stopped = False, {}
     while groups := [left for group in groups if (left := [s for s in group if not s.ended])]:
         if not told:
             count = sum(len(group) for group in groups)
@@ -74,6 +82,22 @@ def rounds(groups: list[list[Sample]]) -> Iterator[list[Sample]]:
         for group in groups:
             if any(free(sample.run.folder) for sample in group):
                 yield group
+            else:
+                give_up(group, stopped)
+
+
+def give_up(group: list[Sample], stopped: dict[Path, float]) -> None:
+    """Let go of samples whose process has been stopped too long. `stopped`: since when each is."""
+    for sample in group:
+        folder, now = sample.run.folder, time.monotonic()
+        holder = stopped_holder(folder)
+        if holder is None:
+            stopped.pop(folder, None)
+        elif now - stopped.setdefault(folder, now) >= STOPPED_FOR:
+            sample.error = HeldUp(
+                f"process {holder} is making it and has been stopped for {STOPPED_FOR:g} s: let it "
+                f"go on (kill -CONT {holder}) or end it, then give the command again"
+            )
 
 
 def turns(group: list[Sample], size: int) -> Iterator[list[Sample]]:

@@ -66,6 +66,7 @@ def make(runs: list[Run]) -> Iterator[Sample]:
             sample.let_go()
         if any(stops(sample) for sample in group):
             return
+    yield from (sample for sample in todo if isinstance(sample.error, batching.HeldUp))
 
 
 def stops(sample: Sample) -> bool:

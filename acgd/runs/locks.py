@@ -13,6 +13,22 @@ from acgd.runs.folder import status
 LOCK = ".lock"
 
 
+def stopped_holder(folder: Path) -> int | None:
+    """The process that holds a folder's lock and is stopped (Ctrl-Z, SIGSTOP), where Linux tells.
+
+    None for one that works, on another machine, or that nobody knows of.
+    """
+    try:
+        place = f":{(folder / LOCK).stat().st_ino}"
+        lines = Path("/proc/locks").read_text(encoding="ascii").splitlines()
+        holders = [line.split() for line in lines if "FLOCK" in line]
+        pid = next(int(words[4]) for words in holders if words[5].endswith(place))
+        state = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(") ")[2][0]
+    except (OSError, ValueError, IndexError, StopIteration):
+        return None
+    return pid if state in "Tt" else None
+
+
 def free(folder: Path) -> bool:
     with held([folder]) as mine:
         return mine
