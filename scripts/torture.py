@@ -1,13 +1,16 @@
 """Kill sweeps N times at random moments, finish them, and compare all bytes with an untouched one.
 
-    python scripts/torture.py 200 [--seed S] [KEY=VALUE ...]
+    python scripts/torture.py 200 [--power 20] [--sounds] [--seed S] [KEY=VALUE ...]
 
 Victims are real processes: copies (fork) of one that has the models loaded, so that most of their
 life is work, and every twelfth a `python run.py` of its own. They get SIGKILL, SIGTERM or SIGINT at
 a random moment, or SIGKILL in the midst of their n-th write, half of the file on disk; half of
 the time two of them work on the same folder. Between kills every file is read: it has to be whole,
-and what was finished has to be finished still. Then a small disk that runs full and one that is
-read-only (both where mounting is permitted). Exit code: 0 if nothing was torn, lost or different.
+and what was finished has to be finished still. Clocks jump and files get times in no order. Then
+disks that run out of bytes or inodes, one that is read-only, power that fails (where mounting is
+permitted; elsewhere what was not flushed is emptied), output that nobody can read, finished runs
+that are damaged, and a peer that is stopped. Exit code: 0 if nothing was torn, lost or different.
+--sounds: a sweep of sounds with describer, captioner, page and W&B in place of words.
 
 KEY=VALUE go to the sweeps (other weights, more steps). One core is used for each of two processes.
 """
@@ -26,15 +29,19 @@ import sys
 import tempfile
 import time
 from collections import Counter
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import torch
 from omegaconf import OmegaConf
 from PIL import Image
+from torture_disks import power_losses, small_disks
+from torture_ends import damaged, stopped_peer, unprintable
 
 from acgd import atomic_files
-from acgd.commands import run as cli
+from acgd.commands import main as cli
 from acgd.commands.repeat import results
 from acgd.config.compose import compose
 from acgd.errors import one_line
@@ -47,6 +54,12 @@ from acgd.runs.run import resolve
 SWEEP = "-m experiment=smoke prompt=text prompt.text=dog sampler=ddpm,plms,dpmpp"
 SWEEP += " sampler.steps=4 guidance.clip=300,1000 seed=0,1 batch_size=3 twin=true enlarge_to=0"
 SWEEP += " preview_every=2 snapshot_every=1 report=false device=cpu"
+SOUNDS = "-m experiment=smoke prompt.path=demo:dog,demo:train sampler=ddim,plms sampler.steps=4"
+SOUNDS += (
+    " seed=0,1 batch_size=2 describer=keywords captioner=clipcap_tiny logger=wandb report=true"
+)
+SOUNDS += " preview_every=2 snapshot_every=1 device=cpu"
+MADE_LATER = ("report", "wandb/", "animation")  # of what is finished: pages and mirrors
 SIGNALS = {"SIGKILL": (-9,), "SIGTERM": (143, -15, 0), "SIGINT": (130, -2, 0)}
 WAYS = ("SIGKILL", "SIGKILL", "SIGTERM", "SIGINT")
 PATIENCE = 120  # seconds for a process to end after it was told to
@@ -57,8 +70,16 @@ RUN = str(HERE.parent / "run.py")
 class Victim:
     """A process that makes the sweep in a folder, killed in its own way or left to end."""
 
-    def __init__(self, home: Path, arguments: list[str], own: bool = False, write: int = 0):
-        """`own`: python run.py instead of a copy; `write`: end in the midst of that write."""
+    def __init__(
+        self,
+        home: Path,
+        arguments: list[str],
+        own: bool = False,
+        write: int = 0,
+        before: Callable[[], None] = lambda: None,
+    ):
+        """`own`: python run.py instead of a copy; `write`: end in the midst of that write;
+        `before`: what a copy does first."""
         self.log, self.code, self.killed, self.own = home / "said.txt", None, "", None
         with open(self.log, "ab") as said:
             if own:
@@ -66,7 +87,7 @@ class Victim:
                 self.own = subprocess.Popen(command, cwd=home, stdout=said, stderr=said)
                 self.pid = self.own.pid
             else:
-                self.pid = os.fork() or copy(home, arguments, said.fileno(), write)
+                self.pid = os.fork() or copy(home, arguments, said.fileno(), write, before)
 
     def ended(self) -> bool:
         if self.code is None:
@@ -87,12 +108,16 @@ class Victim:
         return self.ended()
 
 
-def copy(home: Path, arguments: list[str], said: int, write: int) -> None:
+def copy(
+    home: Path, arguments: list[str], said: int, write: int, before: Callable[[], None]
+) -> None:
     """The life of a copied process; never returns."""
     code = 1
     try:
         os.dup2(said, 1), os.dup2(said, 2)
+        sys.stdout.reconfigure(line_buffering=True)
         os.chdir(home)
+        before()
         sys.argv = ["run.py", *arguments]
         if write:
             end_in(write)
@@ -102,8 +127,22 @@ def copy(home: Path, arguments: list[str], said: int, write: int) -> None:
     except KeyboardInterrupt:
         code = 130
     finally:
-        sys.stdout.flush(), sys.stderr.flush()
+        with suppress(OSError, ValueError):
+            sys.stdout.flush(), sys.stderr.flush()
         os._exit(code)
+
+
+def jumping_clock() -> None:
+    """The wall clock goes back or ahead by years from one look to the next."""
+    right, chance = time.time, random.Random(os.getpid())
+    time.time = lambda: right() + chance.choice((-3e8, -60, 0, 3e7))
+
+
+def other_times(made: Path, chance: random.Random) -> None:
+    """What was written at a wrong time: files get times in no order."""
+    for path in made.rglob("*"):
+        with suppress(OSError):
+            os.utime(path, (then := chance.uniform(1e8, 4e9), then))
 
 
 def end_in(count: int) -> None:
@@ -126,12 +165,15 @@ def end_in(count: int) -> None:
 
 
 class Torture:
-    def __init__(self, kills: int, seed: int, extra: list[str], home: Path):
+    def __init__(self, kills: int, seed: int, extra: list[str], home: Path, sweep: str = SWEEP):
         self.kills, self.home = kills, home
         self.chance, self.counted = random.Random(seed), Counter()
         self.faults: list[str] = []
-        words = {word.partition("=")[0]: word for word in [*SWEEP.split(), *extra]}
+        words = {word.partition("=")[0]: word for word in [*sweep.split(), *extra]}
         self.arguments = list(words.values())
+
+    def start(self, home: Path, *more: str, **how: Any) -> Victim:
+        return Victim(home, [*self.arguments, *more], **how)
 
     def prepare(self) -> None:
         """The untouched sweep, by a process of its own, and how long a copy takes for one."""
@@ -153,7 +195,7 @@ class Torture:
     def run(self) -> None:
         while self.counted["kills"] < self.kills:
             self.counted["rounds"] += 1
-            self.round(self.home / f"round{self.counted['rounds']}")
+            self.round(self.home / f"rün {self.counted['rounds']} 🎧")
             told = f"{self.counted['kills']} kills, {len(self.faults)} faults"
             print(f"\r{told}", end="", file=sys.stderr, flush=True)
         print(file=sys.stderr)
@@ -166,6 +208,8 @@ class Torture:
         while cheated < wanted and len(finished) < len(runs(self.good)):
             cheated += self.attack(home, 1 - len(finished) / len(runs(self.good)))
             self.check(made)
+            if self.chance.random() < 0.3:
+                other_times(made, self.chance)
             now = {run for run in runs(made) if folders.status(made / run) == "ok"}
             self.lose(finished - now, f"{home.name}: finished before, now not")
             finished = now
@@ -185,7 +229,9 @@ class Torture:
             own = self.chance.random() < 1 / 12
             write = 0 if own or self.chance.random() < 0.6 else self.some_write(left)
             life = self.chance.uniform(0, self.seconds * (0.15 + 0.3 * left)) + 4 * own
-            victim = Victim(home, self.arguments, own, write)
+            clock = jumping_clock if self.chance.random() < 0.3 else lambda: None
+            victim = Victim(home, self.arguments, own, write, clock)
+            self.counted["under a jumping clock"] += clock is jumping_clock
             victims[victim] = time.monotonic() + (PATIENCE if write else life)
         while not all(victim.ended() for victim in victims):
             for victim, end in victims.items():
@@ -241,6 +287,7 @@ class Torture:
                     self.counted["differing pictures"] += file.startswith(("images", "previews"))
                     self.faults.append(f"{name}: {run}/{file} differs")
             extra = files(made / run) - files(self.good / run)
+            extra = {name for name in extra if not name.startswith(MADE_LATER)}
             self.faults += [f"{name}: {run}/{file} is left over" for file in sorted(extra)]
             if "starts anew" in (made / run / "log.txt").read_text():
                 self.lose({run}, f"{name}: began anew, see log.txt")
@@ -253,6 +300,7 @@ class Torture:
         c = self.counted
         print(f"kills {c['kills']}: " + ", ".join(f"{c[name]} {name}" for name in SIGNALS))
         ways = ("in the midst of a write", "with a second process at work", "of a python run.py")
+        ways += ("under a jumping clock",)
         print("  " + ", ".join(f"{c[way]} {way}" for way in ways) + f"; {c['rounds']} sweeps")
         for name in ("torn files", "lost runs", "differing pictures"):
             print(f"{name} {c[name]}")
@@ -300,63 +348,6 @@ def whole(path: Path) -> None:
         snapshot.load(path, [])
 
 
-def mount(folder: Path, options: str) -> bool:
-    """A small disk in memory; False where that is not permitted."""
-    folder.mkdir(exist_ok=True)
-    done = subprocess.run(["mount", "-t", "tmpfs", "-o", options, "acgd", folder], stderr=-3)
-    return done.returncode == 0
-
-
-def small_disks(torture: Torture, sizes: list[int]) -> str:
-    """Sweeps on disks that run full and then become larger, the last also read-only; in a line."""
-    home = torture.home / "disk"
-    for kilobytes in sizes:
-        if not mount(home, f"size={kilobytes}k"):
-            return "full and read-only disks: skipped, mounting is not permitted here"
-        try:
-            on_disk(torture, home, f"disk of {kilobytes} kB", "No space left on device")
-            remount(home, "size=64m")
-            finish(torture, home, f"disk of {kilobytes} kB, enlarged")
-            if kilobytes == sizes[-1]:
-                remount(home, "ro")
-                before = files(home)
-                on_disk(torture, home, "read-only disk", "Read-only file system")
-                remount(home, "rw")
-                if files(home) != before:
-                    torture.faults.append("read-only disk: other files than before")
-                finish(torture, home, "read-only disk, writable again")
-        finally:
-            subprocess.run(["umount", home], check=True)
-    return f"full disks {len(sizes)}, a read-only disk: each ended in one line and was finished"
-
-
-def remount(home: Path, options: str) -> None:
-    subprocess.run(["mount", "-o", f"remount,{options}", home], check=True)
-
-
-def on_disk(torture: Torture, home: Path, name: str, says: str) -> None:
-    """A sweep that cannot be written ends with exit code 1 and says why; no file is torn."""
-    said = torture.home / "said.txt"
-    said.unlink(missing_ok=True)
-    outputs = f"outputs={home / 'outputs'}"
-    victim = Victim(torture.home, [*torture.arguments, outputs])
-    if not victim.wait(PATIENCE) or victim.code != 1:
-        torture.faults.append(f"{name}: exit code {victim.code}")
-    text = said.read_text()
-    lines = [line for line in text.splitlines() if says in line]
-    if not lines or "Traceback" in text:
-        torture.faults.append(f"{name}: says {text.splitlines()[-3:]}")
-    with suppress(FileNotFoundError):
-        torture.check(home / "outputs/main")
-
-
-def finish(torture: Torture, home: Path, name: str) -> None:
-    victim = Victim(torture.home, [*torture.arguments, f"outputs={home / 'outputs'}"])
-    if not victim.wait(PATIENCE) or victim.code:
-        torture.faults.append(f"{name}: exit code {victim.code}")
-    torture.compare(home / "outputs/main", name)
-
-
 def main() -> int:
     os.environ |= {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(HERE.parent)}
     parser = argparse.ArgumentParser(
@@ -364,22 +355,45 @@ def main() -> int:
     )
     parser.add_argument("kills", type=int, metavar="N")
     parser.add_argument("--seed", type=int, default=0, help="another one, other moments")
-    parser.add_argument("--disks", type=int, default=4, metavar="N", help="small disks to fill")
+    parser.add_argument("--disks", type=int, default=6, metavar="N", help="small disks to fill")
+    parser.add_argument("--power", type=int, default=20, metavar="N", help="power losses")
+    parser.add_argument("--recorded", action="store_true", help="power losses without a disk")
+    parser.add_argument("--damaged", type=int, default=4, metavar="N", help="damaged sweeps")
+    parser.add_argument("--ends", action=argparse.BooleanOptionalAction, default=True,
+                        help="output that cannot be shown, a stopped peer")  # fmt: skip
+    parser.add_argument("--sounds", action="store_true", help="with all that a sound brings along")
     parser.add_argument("given", nargs="*", metavar="KEY=VALUE")
     parser.add_argument("--keep", type=Path, metavar="DIR", help="where all is made, and stays")
     options = parser.parse_intermixed_args()
     with tempfile.TemporaryDirectory() as temporary:
         home = Path(options.keep or temporary).absolute()
         home.mkdir(parents=True, exist_ok=True)
-        torture = Torture(options.kills, options.seed, options.given, home)
+        sweep = SOUNDS if options.sounds else SWEEP
+        torture = Torture(options.kills, options.seed, options.given, home, sweep)
         torture.prepare()
         torture.run()
-        used = sum(path.stat().st_size for path in torture.good.rglob("*") if path.is_file())
-        sizes = [int(used / 1000 * part) + 1 for part in (0.15, 0.4, 0.65, 0.9)]
-        disks = small_disks(torture, sizes[: options.disks]) if options.disks else ""
+        lines = hardships(torture, options)
         code = torture.report()
-        print(disks, end="\n" * bool(disks))
+        print("\n".join(lines))
     return code
+
+
+def hardships(torture: Torture, options: argparse.Namespace) -> list[str]:
+    """What else may happen to a sweep, a line for each kind."""
+    paths = [path for path in torture.good.rglob("*") if path.is_file()]
+    used = sum(path.stat().st_size for path in paths) / 1000
+    limits = [f"size={int(used * part) + 1}k" for part in (0.15, 0.4, 0.65, 0.9)]
+    limits = [f"nr_inodes={int(len(paths) * part) + 3}" for part in (0.2, 0.7)] + limits
+    lines = []
+    if options.disks:
+        lines.append(small_disks(torture, limits[: options.disks]))
+    if options.power:
+        lines.append(power_losses(torture, options.power, options.recorded))
+    if options.damaged:
+        lines.append(damaged(torture, options.damaged))
+    if options.ends:
+        lines += [unprintable(torture), stopped_peer(torture)]
+    return lines
 
 
 if __name__ == "__main__":

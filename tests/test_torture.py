@@ -19,7 +19,8 @@ ENVIRONMENT = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
 def test_a_few_kills_lose_nothing(tiny, tmp_path):
     small = [one for one in tiny if "checkpoint" in one]
     small += ["sampler=plms", "sampler.steps=3", "guidance.clip=300", "seed=0,1,2", "twin=false"]
-    torture = [sys.executable, str(ROOT / "scripts" / "torture.py"), "4", "--disks", "1"]
+    torture = [sys.executable, str(ROOT / "scripts" / "torture.py"), "4", "--no-ends"]
+    torture += ["--disks", "1", "--power", "1", "--damaged", "1"]
     done = subprocess.run(
         [*torture, "--keep", str(tmp_path), *small],
         env=ENVIRONMENT,
@@ -36,6 +37,7 @@ def test_a_few_kills_lose_nothing(tiny, tmp_path):
         "differing pictures 0",
         "other faults 0",
     ]
+    assert lines[-2].startswith("power losses 1 (") and lines[-1].endswith("wrongly made before 0")
 
 
 def test_an_interruption_is_known_behind_what_others_make_of_it():
