@@ -4,10 +4,26 @@ from __future__ import annotations
 
 import math
 import sys
+from functools import cache
 
 
 def say(line: str) -> None:
-    print(f"acgd: {line}", file=sys.stderr)
+    print(f"acgd: {printable(line)}", file=sys.stderr)
+
+
+@cache
+def say_once(line: str) -> None:
+    """Say it, unless this process has said the same before."""
+    say(line)
+
+
+def printable(text: str) -> str:
+    """Text as a terminal may have it: line breaks, escape codes and other bytes that no eye sees,
+    as file names can hold them, are spelled out."""
+    return "".join(
+        letter if letter.isprintable() else letter.encode("unicode_escape").decode("ascii")
+        for letter in text
+    )
 
 
 def one_line(error: BaseException) -> str:

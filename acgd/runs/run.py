@@ -18,7 +18,7 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from acgd.config.validate import check
-from acgd.errors import UserError, one_line
+from acgd.errors import UserError, one_line, say_once
 from acgd.paths import WEIGHTS
 
 # What may differ without the picture differing: where and how fast it is made, who is told.
@@ -62,7 +62,17 @@ def expand(cfg: Any) -> list[Run]:
         for seed in numbers:
             prompt = plain["prompt"] | ({} if path is None else {"path": path})
             runs.append(run({**plain, "seed": seed, "prompt": prompt}))
-    return list({r.signature: r for r in runs}.values())
+    return different(runs)
+
+
+def different(runs: list[Run]) -> list[Run]:
+    """Without those that would draw the same picture, which is said: two names of one content."""
+    first: dict[str, Run] = {}
+    for run in runs:
+        kept = first.setdefault(run.signature, run)
+        if kept.label != run.label:
+            say_once(f"{run.label} has the same content as {kept.label}: one picture for both")
+    return list(first.values())
 
 
 def run(plain: dict) -> Run:
