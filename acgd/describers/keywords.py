@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from acgd.errors import UserError, fraction
-from acgd.media import audio
+from acgd.media import audio, texts
 from acgd.types import Encoder
 
 if TYPE_CHECKING:
@@ -74,8 +74,8 @@ class Keywords:
         wave = audio.resample(wave, sample_rate, self.encoder.sample_rate)
         sound = self.encoder.audio(torch.from_numpy(wave)[None])[0]  # (D,)
         found = {}
-        for name, texts in self.embeds.items():
-            chances = (float(self.encoder.scale_at) * texts @ sound).softmax(0)  # (labels,)
+        for name, embeds in self.embeds.items():
+            chances = (float(self.encoder.scale_at) * embeds @ sound).softmax(0)  # (labels,)
             best = chances.topk(min(self.top_k, len(chances)))
             found[name] = [
                 (self.labels[name][i], round(p, 6))
@@ -102,15 +102,9 @@ def read_list(name: str) -> list[str]:
     """A packaged list by name, or a file's: a label a line, "#" starts a comment line."""
     packaged = LISTS / f"{name}.txt"
     path = packaged if packaged.is_file() else Path(name).expanduser()
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError):
+    if not path.exists():
         known = ", ".join(sorted(file.stem for file in LISTS.glob("*.txt")))
         raise UserError(
             f"describer.lists: {name} is neither a packaged list ({known}) nor a readable text file"
-        ) from None
-    labels = [line.strip() for line in lines]
-    labels = list(dict.fromkeys(label for label in labels if label and label[0] != "#"))
-    if not labels:
-        raise UserError(f"describer.lists: {path} holds no labels (one a line)")
-    return labels
+        )
+    return texts.labels(path, "describer.lists")

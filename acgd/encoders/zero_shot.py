@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import cached_property
@@ -12,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from acgd.errors import UserError
+from acgd.media import texts
 from acgd.media.images import load
 from acgd.media.preprocess import pixels, resized
 from acgd.paths import CONCEPTS
@@ -129,15 +128,4 @@ def weighted(values: Sequence[float], targets: Sequence[Target]) -> float | None
 def read_labels(name: str) -> list[str]:
     """ "concepts" for those the embedded models know, else a text file with a label a line."""
     path = CONCEPTS if name == "concepts" else Path(str(name)).expanduser()
-    try:
-        with open(path, encoding="utf-8", newline="") as file:
-            if path.suffix == ".csv":
-                labels = [row["concept"] for row in csv.DictReader(file)]
-            else:
-                labels = [line.strip() for line in file]
-    except (OSError, UnicodeDecodeError, KeyError) as error:
-        raise UserError(f"labels={name}: {path} cannot be read as labels ({error})") from None
-    labels = list(dict.fromkeys(label for label in labels if label and label[0] != "#"))
-    if not labels:
-        raise UserError(f"labels={name}: {path} holds no labels (one a line)")
-    return labels
+    return [texts.plain(label) for label in texts.labels(path, f"labels={name}")]

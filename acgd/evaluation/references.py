@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import csv
-import glob
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from acgd.errors import UserError
+from acgd.errors import UserError, one_line
+from acgd.media import files, images, texts
+from acgd.media.find import matches
 
 PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff")
 TABLES = (".csv", ".yaml", ".yml")
@@ -30,18 +30,18 @@ def find(references: Any, *names: str | None) -> list[Path]:
     a mapping from names to such; a csv with the columns label and picture, or a yaml, holds one.
     """
     known = table(references)
-    places = [known[name.lower()] for name in (*names, "*") if name and name.lower() in known]
+    places = [known[plain(name)] for name in (*names, "*") if name and plain(name) in known]
     return list(pictures(places[0])) if places else []
 
 
 def table(references: Any) -> dict[str, tuple[str, ...]]:
-    """Places of pictures by name in lower case; "*" is everybody."""
+    """Places of pictures by plain name; "*" is everybody."""
     if not references:
         return {}
     if isinstance(references, str) and references.lower().endswith(TABLES):
         return read(Path(references).expanduser())
     if isinstance(references, dict):
-        return {str(name).lower(): listed(places) for name, places in references.items()}
+        return {plain(name): listed(places) for name, places in references.items()}
     return {"*": listed(references)}
 
 
@@ -50,20 +50,23 @@ def read(path: Path) -> dict[str, tuple[str, ...]]:
     """A csv's or a yaml's table; its places are relative to it."""
     found: dict[str, tuple[str, ...]] = {}
     try:
-        with open(path, encoding="utf-8", newline="") as file:
-            if path.suffix.lower() == ".csv":
-                rows = [(row["label"], row["picture"]) for row in csv.DictReader(file)]
-            else:
-                rows = list(yaml.safe_load(file).items())
-    except (OSError, ValueError, KeyError, AttributeError, yaml.YAMLError) as error:
+        if path.suffix.lower() == ".csv":
+            rows: list = texts.rows(path, f"references={path}", ("label", "picture"))
+        else:
+            rows = list(yaml.safe_load(texts.text(path, f"references={path}")).items())
+    except (UserError, AttributeError, ValueError, yaml.YAMLError) as error:
         raise UserError(
-            f"references={path}: cannot be read as a table ({type(error).__name__}: {error}); it is"
-            " a csv with the columns label and picture, or a yaml {label: picture}"
+            f"references={path}: cannot be read as a table ({one_line(error)}); it is a csv with "
+            "the columns label and picture, or a yaml {label: picture}"
         ) from None
     for name, places in rows:
         own = tuple(str(path.parent / Path(place).expanduser()) for place in listed(places))
-        found[str(name).lower()] = found.get(str(name).lower(), ()) + own
+        found[plain(name)] = found.get(plain(name), ()) + own
     return found
+
+
+def plain(name: Any) -> str:
+    return texts.plain(str(name))
 
 
 def listed(places: Any) -> tuple[str, ...]:
@@ -76,7 +79,9 @@ def pictures(places: tuple[str, ...]) -> tuple[Path, ...]:
     found: list[Path] = []
     for place in places:
         path = Path(place).expanduser()
-        near = path.iterdir() if path.is_dir() else map(Path, glob.glob(str(path), recursive=True))
+        if path.exists() and not path.is_dir():
+            files.regular(path, "references", "picture", images.LARGEST)
+        near = path.iterdir() if path.is_dir() else matches(path)
         own = [path] if path.is_file() else sorted(one for one in near if is_picture(one))
         if not own:
             raise UserError(f"references: {place} is no picture, nor a folder or glob of pictures")
@@ -85,14 +90,16 @@ def pictures(places: tuple[str, ...]) -> tuple[Path, ...]:
 
 
 def is_picture(path: Path) -> bool:
-    return path.suffix.lower() in PICTURES and path.is_file()
+    shown = not path.name.startswith(".")
+    return shown and path.suffix.lower() in PICTURES and path.is_file()
 
 
 @lru_cache(maxsize=65536)
 def openable(path: Path) -> None:
     from PIL import Image
 
+    files.regular(path, "references", "picture", images.LARGEST)
     try:
         Image.open(path).close()
-    except (OSError, Image.DecompressionBombError):
+    except (OSError, ValueError, Image.DecompressionBombError):
         raise UserError(f"references: {path} cannot be read as a picture") from None

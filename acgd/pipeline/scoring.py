@@ -16,6 +16,7 @@ from torch import Tensor
 from acgd.encoders import zero_shot
 from acgd.encoders.zero_shot import Viewer
 from acgd.evaluation import references
+from acgd.media import texts
 from acgd.pipeline.models import Models
 from acgd.pipeline.sample import Sample
 from acgd.runs.folder import EMBEDDINGS
@@ -108,13 +109,17 @@ def gain(scores: dict) -> dict:
 def concept_of(asked: str | None, targets: Sequence[Target], viewer: Viewer | None) -> str | None:
     """What the picture should show: as asked, what the viewer hears, or the heaviest text."""
     if asked is not None:
-        return str(asked)
-    texts = [target for target in targets if target.kind == "text" and target.weight > 0]
+        return known_as(str(asked), viewer)
+    words = [target for target in targets if target.kind == "text" and target.weight > 0]
     sounds = [target for target in targets if target.kind == "audio" and target.weight > 0]
     if sounds and viewer is not None:
         return viewer.heard(sounds, most=1)[0][0]
-    if not texts:
+    if not words:
         return None
-    text = max(texts, key=lambda target: target.weight).label
-    plain = re.sub(r"^(an?|the) ", "", text.lower())
+    return known_as(max(words, key=lambda target: target.weight).label, viewer)
+
+
+def known_as(text: str, viewer: Viewer | None) -> str:
+    """The viewer's label that says the same ("A Dog_Bark" is "dog bark"), else the text itself."""
+    plain = re.sub(r"^(an?|the) ", "", texts.plain(text))
     return plain if viewer is not None and plain in viewer.labels else text

@@ -44,7 +44,7 @@ def open_once(init_image: str | None, opened: dict[str, Any]) -> Image.Image | N
         raise UserError(f"init_image={init_image}: no such picture file")
     key = f"init_image {path}"
     if key not in opened:
-        opened[key] = images.load(path)
+        opened[key] = images.load(path, "init_image")
     return opened[key]
 
 

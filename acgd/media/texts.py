@@ -1,0 +1,81 @@
+"""One way in for every list in a text file: labels, a describer's words, tables."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Sequence
+from pathlib import Path
+
+from acgd.errors import UserError, say_once
+from acgd.media import files
+
+LARGEST = 16 * 2**20  # bytes
+
+
+def text(path: Path, key: str) -> str:
+    """The text of a UTF-8 file, without a byte order mark; UserError, naming `key`, for others."""
+    files.regular(path, key, "text", LARGEST)
+    try:
+        return path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError:
+        kind = files.looks_like(files.head(path)) or "not a text in UTF-8"
+        raise UserError(f"{key}: {path} cannot be read as a text: it is {kind}") from None
+    except OSError as error:
+        raise UserError(f"{key}: {path} cannot be read as a text ({error.strerror})") from None
+
+
+def rows(path: Path, key: str, columns: Sequence[str]) -> list[tuple[str, ...]]:
+    """A csv's rows, these columns of them; UserError where its header lacks one, or a row does."""
+    content = text(path, key)
+    try:
+        table = csv.DictReader(io.StringIO(content, newline=""), skipinitialspace=True)
+        names = [name.strip() for name in table.fieldnames or ()]
+        if missing := [column for column in columns if column not in names]:
+            raise UserError(
+                f"{key}: {path} has no column {' or '.join(missing)}; its first line is to name "
+                f"the columns {', '.join(columns)}"
+            )
+        table.fieldnames = names
+        found = [tuple(row[column] for column in columns) for row in table]
+    except csv.Error as error:
+        raise UserError(f"{key}: {path} cannot be read as a csv ({error})") from None
+    for number, row in enumerate(found, start=2):
+        if None in row:
+            raise UserError(f"{key}: {path} lacks columns in its row {number}")
+    return found
+
+
+def labels(path: Path, key: str, column: str = "concept") -> list[str]:
+    """The labels of a text file, one a line ("#" starts a comment), or of a csv's column.
+
+    With spaces for underscores and each once, in capitals or not: what comes again is named.
+    UserError where there are none.
+    """
+    if path.suffix.lower() == ".csv":
+        given = [row[0] for row in rows(path, key, [column])]
+    else:
+        given = text(path, key).splitlines()
+    known: dict[str, str] = {}
+    again = []
+    for line in given:
+        label = spaced(line)
+        if not label or label[0] == "#":
+            continue
+        if plain(label) in known:
+            again.append(label)
+        known.setdefault(plain(label), label)
+    if not known:
+        raise UserError(f"{key}: {path} holds no labels (one a line)")
+    if again:
+        say_once(f"{key}: {path} has these more than once: {', '.join(dict.fromkeys(again))}")
+    return list(known.values())
+
+
+def plain(label: str) -> str:
+    """A label to compare by, in small letters with single spaces: "Dog_Bark" is "dog bark"."""
+    return spaced(label).lower()
+
+
+def spaced(label: str) -> str:
+    return " ".join(label.replace("_", " ").split())
