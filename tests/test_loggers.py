@@ -243,6 +243,6 @@ def test_an_agents_command_is_one_that_composes():
     given = [word for word in command if not word.startswith("$")] + words
     cfg = resolve(compose(*map(quoted, given)))
     assert cfg["prompt"]["text_share"] == 0.5 and cfg["logger"]["mode"] == "online"
-    assert sweep["metric"]["name"] in wandb_worker.flat(
+    assert sweep["metric"]["name"] in wandb_worker.plot_names(
         {"picture": {"judge": {"image_audio": 0.5}}}
     )
