@@ -62,7 +62,8 @@ class Models:
 
     def __init__(self, cfg: dict, cache: ModelCache = CACHE):
         self.device = pick_device(cfg["device"])
-        self.precision = pick_precision(cfg["precision"], self.device, memory.is_large(cfg))
+        large = cfg["precision"] == "auto" and memory.is_large(cfg)
+        self.precision = pick_precision(cfg["precision"], self.device, large)
         if self.device.startswith("cuda"):
             torch.backends.cudnn.deterministic = True  # the same bytes twice
         if self.device == "cpu":
