@@ -35,7 +35,7 @@ from acgd.pipeline.sampling import sample, to_bytes
 from acgd.runs.run import resolve
 from acgd.training.data import picture_sentences
 from acgd.training.data.pairs import concept_prompts
-from acgd.training.data.sound_views import SAMPLE_RATE, Sounds
+from acgd.training.data.sound_views import SAMPLE_RATE, Sounds, resampled
 from acgd.types import Target
 
 
@@ -178,8 +178,9 @@ class Evaluation:
             taken[group, c] = taken.get((group, c), 0) + 1
             if taken[group, c] > self.args.clips:
                 continue
-            wave = sounds.clip(i)[: 10 * SAMPLE_RATE]
-            embed = self.models.encoder.audio(wave[None])[0]
+            encoder = self.models.encoder
+            wave = resampled(sounds.clip(i)[None, : 10 * SAMPLE_RATE], encoder.sample_rate)
+            embed = encoder.audio(wave)[0]
             sound = Target(embed, 1.0, "audio", "")
             targets = self.models.by_encoder.spoken([sound], self.cfg["heard"])
             prompts += [

@@ -231,7 +231,6 @@ def test_map_leaves_to_the_prior_what_it_never_learned(monkeypatch):
 def learn(data, tmp_path, untaught, weights, monkeypatch):
     """learn(out, steps): the whole training on 48 patches, from a folder of mixtures."""
     concepts, folder = list(concept_prompts()), tmp_path / "mixtures"
-    config = {**SMALL, "embed_dim": 16}
     monkeypatch.setattr("acgd.training.concept_map.STEPS", 20)
     monkeypatch.setattr(mixtures, "CHUNK", 32)
     monkeypatch.setattr(mixtures, "BATCH", 8)
@@ -240,7 +239,7 @@ def learn(data, tmp_path, untaught, weights, monkeypatch):
     for i in range(2):
         save_file(mixtures.chunk(clips, untaught, [0, i]), folder / f"0_{i:04d}.safetensors")
     assert load_file(folder / "0_0000.safetensors")["mel"].shape == (32, 96, 64)
-    monkeypatch.setitem(ears.WIDTHS, "encoder", config["audio_channels"])
+    monkeypatch.setitem(ears.ARCHITECTURES, "encoder", SMALL)
     known = {"mixtures": folder, "data": data, "towers": str(weights), "role": "encoder"}
 
     def go(out, steps):
@@ -254,6 +253,14 @@ def learn(data, tmp_path, untaught, weights, monkeypatch):
         return training
 
     return go
+
+
+def test_mask_quietens_a_few_bands():
+    mel = normal(64, 96, 64)
+    out = ears.mask(mel, torch.Generator().manual_seed(0))
+    changed = out != mel
+    assert (changed.any(1).sum(1) <= 8).all() and changed.any()
+    assert (out >= mel.amin((1, 2), keepdim=True)).all()
 
 
 def test_interrupted_ears_learn_on_exactly(learn):

@@ -8,7 +8,7 @@ import torch
 
 from acgd.training import diffusion
 from acgd.training.data.pairs import Pairs, concept_prompts, views
-from acgd.training.data.sound_views import SAMPLE_RATE, Pool, Sounds, disturb, mask, mix, window
+from acgd.training.data.sound_views import SAMPLE_RATE, Sounds, disturb, resampled, window
 from acgd.training.encoder import contrast
 
 SMALL = {
@@ -115,8 +115,9 @@ def test_contrast_is_least_for_the_right_answers():
 def test_sounds_are_drawn_from_the_training_side_and_stay_in_range(data):
     sounds, rng = Sounds(data, ["dog"]), torch.Generator().manual_seed(0)
     assert sounds.weight[3] == 0 and sounds.weight.sum() == pytest.approx(1.0)
-    wave, label = sounds.draw(8, 1.5, rng)
-    assert wave.shape == (8, int(1.5 * SAMPLE_RATE)) and label.tolist() == [0] * 8
+    drawn = torch.multinomial(sounds.weight, 8, replacement=True, generator=rng).tolist()
+    wave = torch.stack([window(sounds.clip(i), int(1.5 * SAMPLE_RATE), rng) for i in drawn])
+    assert wave.shape == (8, int(1.5 * SAMPLE_RATE)) and 3 not in drawn
     loud = disturb(wave, rng)
     assert loud.isfinite().all() and loud.abs().max() <= 1
 
@@ -128,27 +129,9 @@ def test_a_short_clip_fills_its_window():
         assert out.shape == (2 * SAMPLE_RATE,) and out.abs().max() > 0.5
 
 
-def test_mask_quietens_a_part():
-    picture = torch.randn(4, 3, 20, 50)
-    out = mask(picture, torch.Generator().manual_seed(0))
-    changed = (out != picture).float().mean()
-    assert 0 < changed < 0.9 and (out >= picture.amin(dim=(1, 2, 3), keepdim=True)).all()
-
-
-def test_pool_gives_back_what_was_heard_last():
-    """Pictures come with their own labels, cut in time; the oldest make room."""
-    rng, pool = torch.Generator().manual_seed(0), Pool(6)
-    for label in range(4):  # eight pictures for six places
-        pool.add(torch.full((2, 3, 5, 20), -10.0 * label), torch.full((2,), label))
-    picture, label = pool.draw(64, 12, rng)
-    assert picture.shape == (64, 3, 5, 12)
-    assert set(label.tolist()) == {1, 2, 3}
-    level = picture.mean(dim=(1, 2, 3))
-    assert (level <= -10.0 * label + 6).all() and (level >= -10.0 * label - 18).all()
-
-
-def test_mix_adds_powers():
-    """Two equal sounds, half of each, without relation: 3 dB less than one of them."""
-    a = torch.full((1, 3, 2, 4), -20.0)
-    assert torch.allclose(mix(a, a, torch.tensor(0.5)), a - 3.0103, atol=1e-3)
-    assert torch.allclose(mix(a, a - 60, torch.tensor(0.0)), a)
+def test_sounds_come_at_the_rate_that_is_asked_for():
+    wave = torch.sin(torch.arange(SAMPLE_RATE) * 2 * torch.pi * 440 / SAMPLE_RATE)[None]
+    assert resampled(wave, SAMPLE_RATE) is wave
+    slow = resampled(wave.repeat(2, 1), 16000)
+    assert slow.shape == (2, 16000) and slow[0].equal(slow[1])
+    assert torch.fft.rfft(slow[0]).abs().argmax() == 440

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from acgd.models.audioclip import AudioCLIP
 from acgd.training.data.pairs import TEMPLATES, Pairs
-from acgd.training.data.sound_views import SAMPLE_RATE, Sounds, disturb, window
+from acgd.training.data.sound_views import SAMPLE_RATE, Sounds, disturb, resampled, window
 from acgd.training.encoder import ARCHITECTURES, encode, load_towers
 
 
@@ -42,7 +42,8 @@ def sound_embeddings(model: AudioCLIP, sounds: Sounds, per_concept: int) -> tupl
             continue
         chosen = torch.multinomial(weight, per_concept, replacement=True, generator=rng)
         waves = [window(sounds.clip(i), 5 * SAMPLE_RATE, rng) for i in chosen.tolist()]
-        embeds.append(F.normalize(model.encode_audio(disturb(torch.stack(waves), rng)), dim=-1))
+        heard = resampled(disturb(torch.stack(waves), rng), model.sample_rate)
+        embeds.append(F.normalize(model.encode_audio(heard), dim=-1))
         labels.append(torch.full((per_concept,), concept))
     return torch.cat(embeds), torch.cat(labels)
 

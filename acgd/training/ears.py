@@ -29,10 +29,10 @@ from acgd.errors import UserError
 from acgd.models.log_mel_cnn import LogMelCNN
 from acgd.training.concept_map import ConceptMap, Prior, class_names, fit
 from acgd.training.data.pairs import Pairs, concept_prompts
+from acgd.training.encoder import ARCHITECTURES
 from acgd.training.state import save
 from acgd.training.teacher import Teacher
 
-WIDTHS = {"encoder": (24, 48, 96, 192, 384), "judge": (16, 32, 64, 128, 256)}
 SEED = {"encoder": 200, "judge": 201}
 EMBEDDING, SCORES, LABELS, MAP, PICTURES = 2.0, 0.1, 0.5, 1.0, 0.3  # the losses' weights
 SEEN = 192  # pictures that a batch is contrasted with
@@ -105,7 +105,7 @@ class Training:
         self.pictures, self.shown = picture_table(encoder, args.data)
         self.teacher, self.prior = teacher, prior
         self.patches = Patches(args.mixtures, args.data, concepts)
-        self.ears = LogMelCNN(self.texts.shape[1], WIDTHS[args.role])
+        self.ears = LogMelCNN(self.texts.shape[1], ARCHITECTURES[args.role]["audio_channels"])
         self.map = self.make_map()
         self.ears.project.load_state_dict(self.map.project.state_dict())
         self.ears = self.ears.to(memory_format=torch.channels_last).train()
@@ -223,7 +223,7 @@ def picture_table(encoder: AudioCLIPEncoder, data: Path) -> tuple[Tensor, Tensor
 
 def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
-    parser.add_argument("role", choices=list(WIDTHS))
+    parser.add_argument("role", choices=list(ARCHITECTURES))
     parser.add_argument("--mixtures", type=Path, required=True)
     parser.add_argument("--data", type=Path, default=Path("data"))
     parser.add_argument("--teacher", type=Path, required=True, help="YAMNet's .tflite")

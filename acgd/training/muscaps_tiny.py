@@ -1,12 +1,12 @@
 """Train the embedded describer: MusCaps' attention LSTM on what the encoder's own ears hear.
 
-    python -m acgd.training.muscaps_tiny features --data data --towers runs/encoder/state.pt \
-        --audio runs/ears/state.pt --out runs/muscaps_tiny.npz
+    python -m acgd.training.muscaps_tiny features --data data --out runs/muscaps_tiny.npz
     python -m acgd.training.muscaps_tiny train --features runs/muscaps_tiny.npz
 
-The first hears disturbed windows of the training clips once; without --towers it takes the
-embedded encoder. The second learns sentences about them (data/sound_sentences.py), which
-are made anew for every batch, and writes acgd/weights/tiny_muscaps.safetensors.
+The first hears disturbed windows of the training clips once, by the embedded encoder's ears or
+those of the weights at --encoder. The second learns sentences about them
+(data/sound_sentences.py), made anew for every batch, and writes
+acgd/weights/tiny_muscaps.safetensors.
 """
 
 from __future__ import annotations
@@ -26,14 +26,14 @@ from tqdm import tqdm
 
 from acgd.describers.muscaps import SPECIAL, ear_features
 from acgd.encoders.audioclip import AudioCLIPEncoder
-from acgd.models.audioclip import AudioCLIP
 from acgd.models.muscaps import EOS, PAD, SOS, MusCaps
 from acgd.training.data.pairs import concept_prompts
 from acgd.training.data.sound_sentences import count_bursts, grammars, sentence
-from acgd.training.data.sound_views import SAMPLE_RATE, Sounds, disturb, window
-from acgd.training.encoder import ARCHITECTURES, load_model, load_towers
+from acgd.training.data.sound_views import SAMPLE_RATE, Sounds, disturb, resampled, window
+from acgd.training.encoder import ARCHITECTURES
 from acgd.training.export import WEIGHTS, write
 
+ENCODER = "embedded:tiny_encoder"
 SECONDS = 5.0  # of a window
 ARCHITECTURE = {
     "feature_extractor_type": "ears",
@@ -48,29 +48,18 @@ NAMED = 0.8  # share of windows whose features move towards the concept's name
 EXAMPLES = 400  # sentences of each concept and count that the vocabulary is collected from
 
 
-def load_ears(towers: Path | None, audio: Path | None) -> AudioCLIP:
-    """The encoder whose ears hear: two trainings' states, or the embedded weights."""
-    model = AudioCLIP(**ARCHITECTURES["encoder"]).eval().requires_grad_(False)
-    if towers is None:
-        model.load_state_dict(load_model(WEIGHTS / "tiny_encoder.safetensors"))
-    else:
-        load_towers(model, towers)
-    if audio is not None:
-        model.audio.load_state_dict(torch.load(audio, weights_only=True)["audio"])
-    return model
-
-
 def hear(args: argparse.Namespace) -> None:
     """Write features (N, C, D), labels (N,) and counts of bursts (N,) of disturbed windows."""
     sounds = Sounds(args.data, list(concept_prompts()))
-    head, rng = load_ears(args.towers, args.audio).audio, torch.Generator().manual_seed(11)
+    model, rng = AudioCLIPEncoder(args.encoder).model, torch.Generator().manual_seed(11)
     weight = sounds.weight * (1 - args.evenly) + evenly(sounds) * args.evenly
     index = torch.multinomial(weight, args.windows, replacement=True, generator=rng)
     found, bursts = [], []
     for part in tqdm(index.split(16)):
         waves = [window(sounds.clip(i), int(SECONDS * SAMPLE_RATE), rng) for i in part.tolist()]
         bursts += [count_bursts(wave.numpy(), SAMPLE_RATE) for wave in waves]
-        found.append(ear_features(head, disturb(torch.stack(waves), rng)).half())
+        heard = resampled(disturb(torch.stack(waves), rng), model.sample_rate)
+        found.append(ear_features(model.audio, heard).half())
     temporary = args.out.with_suffix(".tmp.npz")
     label = sounds.label[index]
     np.savez(temporary, features=torch.cat(found), label=label, bursts=np.array(bursts))
@@ -110,7 +99,7 @@ class Sentences:
 
 def names() -> Tensor:
     """The embedded encoder's embedding of each concept's name, (C, D), unit norm."""
-    return AudioCLIPEncoder("embedded:tiny_encoder").text(list(concept_prompts()))
+    return AudioCLIPEncoder(ENCODER).text(list(concept_prompts()))
 
 
 def vary(heard: Tensor, name: Tensor) -> Tensor:
@@ -165,8 +154,7 @@ def main(argv: list[str] | None = None) -> None:
     commands = parser.add_subparsers(dest="command", required=True)
     first = commands.add_parser("features", help="what the ears hear in the training clips")
     first.add_argument("--data", type=Path, default=Path("data"))
-    first.add_argument("--towers", type=Path, help="the encoder's state.pt")
-    first.add_argument("--audio", type=Path, help="its ears' state.pt")
+    first.add_argument("--encoder", default=ENCODER, help="weights of the encoder that hears")
     first.add_argument("--windows", type=int, default=6000)
     first.add_argument("--evenly", type=float, default=0.5, help="share drawn concept by concept")
     first.add_argument("--out", type=Path, required=True)

@@ -1,4 +1,4 @@
-"""Clips of sounds, cut and disturbed anew each time, for training the audio heads."""
+"""Clips of sounds, cut and disturbed anew each time, for training what listens."""
 
 from __future__ import annotations
 
@@ -6,11 +6,12 @@ import csv
 from pathlib import Path
 
 import numpy as np
+import soxr
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-SAMPLE_RATE = 22050  # Hz, of sounds.npy and of the embedded encoders
+SAMPLE_RATE = 22050  # Hz, of sounds.npy
 REAL = 0.6  # share of recordings where a concept has both recordings and synthesised clips
 
 
@@ -67,14 +68,6 @@ class Sounds:
         held = (~self.train).nonzero()[:, 0].tolist()
         return [(i, groups.get(self.rows[i]["source"], "other recordings")) for i in held]
 
-    def draw(self, n: int, seconds: float, rng: torch.Generator) -> tuple[Tensor, Tensor]:
-        """(n, T) windows of training clips, resampled a little up or down, and labels (n,)."""
-        index = torch.multinomial(self.weight, n, replacement=True, generator=rng)
-        length = int(seconds * SAMPLE_RATE)
-        return torch.stack([window(self.clip(i), length, rng) for i in index.tolist()]), self.label[
-            index
-        ]
-
 
 def window(wave: Tensor, length: int, rng: torch.Generator) -> Tensor:
     """`length` samples of a clip at a random speed; a short clip is repeated or set in silence."""
@@ -126,61 +119,8 @@ def disturb(wave: Tensor, rng: torch.Generator) -> Tensor:
     return wave / wave.abs().amax(1, keepdim=True).clamp(min=1e-4) * gain
 
 
-class Pool:
-    """Pictures of earlier windows, drawn again and varied while they are pictures.
-
-    Cutting, disturbing and transforming a window costs more than a training step on it, so each
-    serves a few times (Choi et al. 2019, "Faster Neural Network Training with Data Echoing").
-    """
-
-    def __init__(self, size: int):
-        self.size, self.count = size, 0
-        self.pictures: Tensor | None = None
-        self.labels = torch.zeros(size, dtype=torch.long)
-
-    def add(self, pictures: Tensor, labels: Tensor) -> None:
-        """Pictures (n, 3, rows, frames) in the place of the oldest."""
-        if self.pictures is None:
-            self.pictures = torch.zeros(self.size, *pictures.shape[1:], dtype=torch.float16)
-        place = (torch.arange(len(labels)) + self.count) % self.size
-        self.pictures[place], self.labels[place] = pictures.half(), labels
-        self.count += len(labels)
-
-    def draw(self, n: int, frames: int, rng: torch.Generator) -> tuple[Tensor, Tensor]:
-        """(n, 3, rows, frames) stretches of pictures, in level and timbre a little off; labels."""
-        index = torch.randint(min(self.count, self.size), (n,), generator=rng)
-        whole = self.pictures[index].float()
-        first = int(torch.randint(whole.shape[-1] - frames + 1, (), generator=rng))
-        return retune(whole[..., first : first + frames], rng), self.labels[index]
-
-
-def retune(picture: Tensor, rng: torch.Generator, floor: float = -80.0) -> Tensor:
-    """A level of up to 12 dB less and a smooth equaliser of +-6 dB on (n, 3, rows, frames)."""
-    n, bands, rows, _ = picture.shape
-    points = torch.rand(n, 1, 8, generator=rng) * 12 - 6
-    curve = F.interpolate(points, size=bands * rows, mode="linear", align_corners=True)
-    curve = curve - torch.rand(n, 1, 1, generator=rng) * 12
-    return (picture + curve.reshape(n, bands, rows, 1)).clamp(min=floor)
-
-
-def mix(a: Tensor, b: Tensor, share: Tensor) -> Tensor:
-    """Decibels of (1 - share) a + share b, sounds without relation: their powers add up."""
-    power = (1 - share).square() * 10 ** (a / 10) + share.square() * 10 ** (b / 10)
-    return 10 * power.log10()
-
-
-def mask(picture: Tensor, rng: torch.Generator) -> Tensor:
-    """SpecAugment (Park et al. 2019): a stretch of time and one of frequency go quiet.
-
-    picture (n, 3, rows, frames) decibels; the three channels are the low, middle and high band.
-    """
-    n, bands, rows, frames = picture.shape
-    flat = picture.flatten(1, 2)
-    quiet = flat.amin(dim=(1, 2), keepdim=True)
-    for dim, length, widest in ((1, bands * rows, 40), (2, frames, frames // 5)):
-        width = torch.rand(n, 1, generator=rng) * widest
-        first = torch.rand(n, 1, generator=rng) * (length - width)
-        at = torch.arange(length)[None]
-        hit = (at >= first) & (at < first + width)
-        flat = torch.where(hit.unsqueeze(3 - dim), quiet, flat)
-    return flat.unflatten(1, (bands, rows))
+def resampled(wave: Tensor, rate: int) -> Tensor:
+    """(n, T) at SAMPLE_RATE to (n, T') at `rate` Hz."""
+    if rate == SAMPLE_RATE:
+        return wave
+    return torch.from_numpy(soxr.resample(wave.T.numpy(), SAMPLE_RATE, rate, "HQ").T.copy())
