@@ -17,7 +17,7 @@ from acgd.errors import UserError
 from acgd.models.audioclip import AudioCLIP
 from acgd.models.log_mel_cnn import LogMel, LogMelCNN
 from acgd.paths import CONCEPTS
-from acgd.training import ears, export, mixtures, teacher
+from acgd.training import ears, export, loop, mixtures, teacher
 from acgd.training.concept_map import TABLE, ConceptMap, Prior, fit
 from acgd.training.data.pairs import concept_prompts
 from acgd.training.data.recordings import RATE
@@ -243,13 +243,14 @@ def learn(data, tmp_path, untaught, weights, monkeypatch):
     known = {"mixtures": folder, "data": data, "towers": str(weights), "role": "encoder"}
 
     def go(out, steps):
-        args = argparse.Namespace(**known, out=tmp_path / out, steps=8, batch=16, lr=1e-3)
+        out = tmp_path / out
+        out.mkdir(exist_ok=True)
+        args = argparse.Namespace(**known, out=out, steps=steps, cooldown=0, warmup=2, every=4)
+        args.batch, args.lr, args.seed, args.threads = 16, 1e-3, 0, 1
         names = audioset()[1]
         names += [f"other {i}" for i in range(521 - len(names))]
         training = ears.Training(args, untaught, Prior(concepts, names))
-        for _ in range(steps):
-            training.advance()
-        training.save()
+        loop.run(training, args)
         return training
 
     return go
@@ -263,15 +264,18 @@ def test_mask_quietens_a_few_bands():
     assert (out >= mel.amin((1, 2), keepdim=True)).all()
 
 
-def test_interrupted_ears_learn_on_exactly(learn):
+def test_interrupted_ears_learn_on_exactly(learn, tmp_path):
     whole = learn("a", 6)
     learn("b", 3)
-    parts = learn("b", 3)
-    assert whole.step == parts.step == 6
-    for key, value in whole.kept.state_dict().items():
-        assert torch.equal(value, parts.kept.state_dict()[key]), key
-    assert set(whole.running) == {"embedding", "scores", "labels", "map", "pictures"}
-    assert torch.equal(whole.scale, parts.scale)
+    parts = learn("b", 6)
+    for name, module in whole.modules.items():
+        for key, value in module.state_dict().items():
+            assert torch.equal(value, parts.modules[name].state_dict()[key]), key
+    apart = (whole.kept.hidden.weight - whole.listener.ears.hidden.weight).abs().max()
+    assert 0 < apart < 0.1  # a mean of the weights lags behind them
+    with open(tmp_path / "a" / "log.csv") as f:
+        row = next(csv.DictReader(f))
+    assert {"embedding", "scores", "labels", "map", "pictures"} < set(row) and row["step"] == "6"
 
 
 def test_recipes_and_faint_sounds_say_less(learn):
@@ -287,8 +291,8 @@ def test_new_ears_leave_the_towers_as_they_are(weights, tmp_path, monkeypatch):
     before = load_file(path)
     monkeypatch.setitem(export.ARCHITECTURES, "encoder", {**SMALL, "audio_channels": [4, 8, 8]})
     made = LogMelCNN(16, (4, 8, 8))
-    state = {"audio": made.state_dict(), "scale": torch.tensor(2.0)}
-    torch.save(state, tmp_path / "state.pt")
+    state = {"kept": made.state_dict(), "listener": {"log_scale": torch.tensor(2.0)}}
+    torch.save({"modules": state}, tmp_path / "state.pt")
     monkeypatch.setattr("sys.argv", ["export", "encoder", f"--audio={tmp_path / 'state.pt'}",
                                      f"--out={tmp_path}"])  # fmt: skip
     export.main()

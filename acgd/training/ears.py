@@ -6,7 +6,7 @@
 A network of ours learns from YAMNet's answers over mixtures (acgd/training/mixtures.py): its last
 numbers but one become the teacher's, its last ones point at the texts and pictures of what is
 heard, by the clips' labels and by what a map of the teacher's embedding says (concept_map.py).
-State is saved every few minutes and training goes on from it as if it had never stopped.
+One long cosine; state is saved every few minutes (acgd/training/loop.py).
 """
 
 from __future__ import annotations
@@ -14,19 +14,17 @@ from __future__ import annotations
 import argparse
 import copy
 import csv
-import json
-import math
-import time
 from pathlib import Path
 
 import torch
 import torch.nn.functional as F
 from safetensors.torch import load_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from acgd.encoders.audioclip import AudioCLIPEncoder
 from acgd.errors import UserError
 from acgd.models.log_mel_cnn import LogMelCNN
+from acgd.training import loop
 from acgd.training.concept_map import ConceptMap, Prior, class_names, fit
 from acgd.training.data.pairs import Pairs, concept_prompts
 from acgd.training.encoder import ARCHITECTURES
@@ -92,35 +90,44 @@ def mask(mel: Tensor, rng: torch.Generator, widest: int = 8) -> Tensor:
     return torch.where(hit, mel.amin((1, 2), keepdim=True), mel)
 
 
+class Listener(nn.Module):
+    """Ears, and the factor of their similarities to texts and pictures."""
+
+    def __init__(self, ears: LogMelCNN, log_scale: float):
+        super().__init__()
+        self.ears, self.log_scale = ears, nn.Parameter(torch.tensor(log_scale))
+
+    def point(self, heard: Tensor) -> Tensor:
+        """What `listen` gave (B, hidden) -> (B, D), as long as similarities are to be scaled."""
+        return F.normalize(self.ears.project(heard), dim=-1) * self.log_scale.exp().clamp(max=SCALE)
+
+
 class Training:
-    """Ears beside locked towers, step by step."""
+    """Ears beside locked towers; what is kept is the running mean of their weights."""
 
     def __init__(self, args: argparse.Namespace, teacher: Teacher, prior: Prior):
-        self.args, self.step, self.running, self.turn = args, 0, {}, -1
-        args.out.mkdir(parents=True, exist_ok=True)
-        torch.manual_seed(SEED[args.role])
+        self.args, self.teacher, self.prior = args, teacher, prior
+        seed = args.seed + SEED[args.role]
+        torch.manual_seed(seed)
+        self.rng = torch.Generator().manual_seed(seed)
         concepts = list(concept_prompts())
         encoder = AudioCLIPEncoder(args.towers or f"embedded:tiny_{args.role}")
         self.texts = encoder.text(concepts)  # (C, D)
         self.pictures, self.shown = picture_table(encoder, args.data)
-        self.teacher, self.prior = teacher, prior
         self.patches = Patches(args.mixtures, args.data, concepts)
-        self.ears = LogMelCNN(self.texts.shape[1], ARCHITECTURES[args.role]["audio_channels"])
         self.map = self.make_map()
-        self.ears.project.load_state_dict(self.map.project.state_dict())
-        self.ears = self.ears.to(memory_format=torch.channels_last).train()
-        self.scale = torch.tensor(float(self.map.scale.detach()), requires_grad=True)
-        self.kept = copy.deepcopy(self.ears).requires_grad_(False).eval()
-        trained = [*self.ears.parameters(), self.scale]
+        ears = LogMelCNN(self.texts.shape[1], ARCHITECTURES[args.role]["audio_channels"])
+        ears.project.load_state_dict(self.map.project.state_dict())
+        ears = ears.to(memory_format=torch.channels_last).train()
+        self.kept = copy.deepcopy(ears).requires_grad_(False).eval()
+        self.listener = Listener(ears, float(self.map.scale))
+        self.modules = {"listener": self.listener, "kept": self.kept}
+        self.trained = list(self.listener.parameters())
         groups = [
-            {"params": [p for p in trained if p.ndim > 1], "weight_decay": 0.05},
-            {"params": [p for p in trained if p.ndim <= 1], "weight_decay": 0.0},
+            {"params": [p for p in self.trained if p.ndim > 1], "weight_decay": 0.05},
+            {"params": [p for p in self.trained if p.ndim <= 1], "weight_decay": 0.0},
         ]
-        self.trained = trained
-        self.opt = torch.optim.AdamW(groups, args.lr, betas=(0.9, 0.98), fused=True)
-        self.state_file = args.out / "state.pt"
-        if self.state_file.exists():
-            self.load(torch.load(self.state_file, weights_only=True))
+        self.optimizer = torch.optim.AdamW(groups, args.lr, betas=(0.9, 0.98), fused=True)
 
     def make_map(self) -> ConceptMap:
         """The map of this folder; made where there is none yet."""
@@ -132,41 +139,27 @@ class Training:
         found.load_state_dict(torch.load(path, weights_only=True))
         return found.eval().requires_grad_(False)
 
-    def rng(self, step: int) -> torch.Generator:
-        """A step's own chance, so that a resumed training draws what it would have drawn."""
-        return torch.Generator().manual_seed(SEED[self.args.role] * 1_000_003 + step)
-
-    def draw(self) -> Tensor:
-        """The places (B,) of this step's patches: all in turn, in a new order each time."""
-        n = max(1, len(self.patches) // self.args.batch)
-        turn = self.step // n
-        if turn != self.turn:
-            self.order = torch.randperm(len(self.patches), generator=self.rng(-1 - turn))
-            self.turn = turn
-        return self.order.split(self.args.batch)[self.step % n]
-
-    def losses(self, index: Tensor, rng: torch.Generator) -> dict[str, Tensor]:
+    def losses(self, index: Tensor) -> dict[str, Tensor]:
         """The five losses of the patches at `index` (B,), each a mean over them."""
         wanted = self.patches.teacher[index].float()
         with torch.no_grad():
             scores = self.teacher.scores(wanted)
             chance = torch.sigmoid(scores)
             guess = self.map.chances(wanted, self.prior(scores))
-        heard = self.ears.listen(mask(self.patches.mel[index].float(), rng))
+        heard = self.listener.ears.listen(mask(self.patches.mel[index].float(), self.rng))
         error = (heard - wanted).square().mean() / wanted.square().mean()
         likeness = F.cosine_similarity(heard, wanted, dim=1).mean()
         said = F.binary_cross_entropy_with_logits(
             self.teacher.scores(heard), chance, reduction="none"
         )
-        sound = F.normalize(self.ears.project(heard), dim=-1) * self.scale.exp().clamp(max=SCALE)
+        sound = self.listener.point(heard)
         to_text = F.log_softmax(sound @ self.texts.T, dim=1)
         target = self.patches.target[index]
         known = self.patches.known[index].clamp(max=1)
-        seen = torch.randint(len(self.pictures), (SEEN,), generator=rng)
+        seen = torch.randint(len(self.pictures), (SEEN,), generator=self.rng)
         to_picture = F.log_softmax(sound @ self.pictures[seen].T, dim=1)
-        shown = (0.5 * known[:, None] * target + (1 - 0.5 * known[:, None]) * guess)[
-            :, self.shown[seen]
-        ]
+        share = 0.5 * known[:, None]
+        shown = (share * target + (1 - share) * guess)[:, self.shown[seen]]
         shown = shown / shown.sum(1, keepdim=True).clamp(min=1e-6)
         return {
             "embedding": EMBEDDING * (1 - likeness + 0.1 * error),
@@ -176,39 +169,21 @@ class Training:
             "pictures": PICTURES * -(shown * to_picture).sum(1).mean(),
         }
 
-    def advance(self) -> None:
-        """One step of one long cosine, after a short rise."""
-        rise = min(1.0, (self.step + 1) / 100)
-        rate = rise * 0.5 * (1 + math.cos(math.pi * self.step / self.args.steps))
-        for group in self.opt.param_groups:
-            group["lr"] = self.args.lr * rate
-        losses = self.losses(self.draw(), self.rng(self.step))
-        self.opt.zero_grad(set_to_none=True)
+    def advance(self) -> dict[str, float]:
+        index = torch.randint(len(self.patches), (self.args.batch,), generator=self.rng)
+        losses = self.losses(index)
+        self.optimizer.zero_grad(set_to_none=True)
         sum(losses.values()).backward()
         torch.nn.utils.clip_grad_norm_(self.trained, 2.0)
-        self.opt.step()
-        self.step += 1
-        keep = min(MEMORY, (1 + self.step) / (20 + self.step))
+        self.optimizer.step()
         with torch.no_grad():
-            own = self.ears.state_dict()
+            own = self.listener.ears.state_dict()
             for name, kept in self.kept.state_dict().items():
                 if kept.is_floating_point():
-                    kept.lerp_(own[name], 1 - keep)
-        for name, value in losses.items():
-            last = self.running.get(name, value.item())
-            self.running[name] = 0.98 * last + 0.02 * value.item()
-
-    def save(self) -> None:
-        state = {"ears": self.ears.state_dict(), "audio": self.kept.state_dict()}
-        state |= {"opt": self.opt.state_dict(), "step": self.step, "running": self.running}
-        save(self.state_file, state | {"scale": self.scale.detach()})
-
-    def load(self, state: dict) -> None:
-        self.ears.load_state_dict(state["ears"])
-        self.kept.load_state_dict(state["audio"])
-        self.opt.load_state_dict(state["opt"])
-        self.scale.data.copy_(state["scale"])
-        self.step, self.running = state["step"], state["running"]
+                    kept.lerp_(own[name], 1 - MEMORY)
+                else:
+                    kept.copy_(own[name])
+        return {name: value.item() for name, value in losses.items()}
 
 
 @torch.no_grad()
@@ -224,28 +199,17 @@ def picture_table(encoder: AudioCLIPEncoder, data: Path) -> tuple[Tensor, Tensor
 def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
     parser.add_argument("role", choices=list(ARCHITECTURES))
+    loop.options(parser, lr=3e-3, batch=128).set_defaults(steps=8000)
     parser.add_argument("--mixtures", type=Path, required=True)
     parser.add_argument("--data", type=Path, default=Path("data"))
     parser.add_argument("--teacher", type=Path, required=True, help="YAMNet's .tflite")
     parser.add_argument("--classes", type=Path, required=True, help="its yamnet_class_map.csv")
     parser.add_argument("--towers", help="the encoder's weights; default the embedded ones")
-    parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--steps", type=int, default=8000)
-    parser.add_argument("--batch", type=int, default=128)
-    parser.add_argument("--lr", type=float, default=3e-3)
     args = parser.parse_args(argv)
-    torch.set_num_threads(1)
+    args.cooldown = args.cooldown or args.steps
+    args.out.mkdir(parents=True, exist_ok=True)
     prior = Prior(list(concept_prompts()), class_names(args.classes))
-    training = Training(args, Teacher.read(args.teacher), prior)
-    saved, begun, first = time.time(), time.time(), training.step
-    while training.step < args.steps:
-        training.advance()
-        if time.time() - saved > 240 or training.step == args.steps:
-            training.save()
-            saved = time.time()
-            pace = (saved - begun) / ((training.step - first) * args.batch) * 1e3
-            said = {name: round(value, 3) for name, value in training.running.items()}
-            print(json.dumps({"step": training.step, "ms": round(pace, 2), **said}), flush=True)
+    loop.run(Training(args, Teacher.read(args.teacher), prior), args)
 
 
 if __name__ == "__main__":

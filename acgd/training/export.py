@@ -59,10 +59,11 @@ def audioclip(path: Path, state: Path | None, audio: Path | None) -> tuple[dict,
         tensors = towers | {k: v for k, v in tensors.items() if is_ear(k)}
         config = own | {k: v for k, v in config.items() if is_audio(k)}
     if audio:
-        head = torch.load(audio, weights_only=True)
+        head = torch.load(audio, weights_only=True)["modules"]
+        scale = head["listener"]["log_scale"]
         tensors = {k: v for k, v in tensors.items() if not is_ear(k)}
-        tensors |= {f"audio.{k}": v for k, v in head["audio"].items()}
-        tensors |= {f"logit_scale_{pair}": head["scale"] for pair in ("at", "ai")}
+        tensors |= {f"audio.{k}": v for k, v in head["kept"].items()}
+        tensors |= {f"logit_scale_{pair}": scale for pair in ("at", "ai")}
         config = {k: v for k, v in config.items() if not is_audio(k)}
         config |= {k: v for k, v in ARCHITECTURES[role].items() if is_audio(k)}
     AudioCLIP(**config).load_state_dict(tensors)  # says what is missing or of another shape
