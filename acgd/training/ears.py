@@ -32,9 +32,9 @@ from acgd.training.state import save
 from acgd.training.teacher import Teacher
 
 SEED = {"encoder": 200, "judge": 201}
-EMBEDDING, SCORES, LABELS, MAP, PICTURES = 2.0, 0.1, 0.5, 1.0, 0.3  # the losses' weights
+EMBEDDING, SCORES, LABELS, MAP, PICTURES = 2.0, 0.1, 1.0, 1.0, 0.3  # the losses' weights
 SEEN = 192  # pictures that a batch is contrasted with
-RECIPE = 0.2  # what the label of a synthesised recipe counts beside a recording's
+RECIPE = 0.5  # what the label of a synthesised recipe counts beside a recording's
 FONT = 3.0  # a soundfont's instruments are worth so many recordings
 MEMORY = 0.998  # of the weights' running mean, which is what is kept
 SCALE = 50.0  # of similarities, at most
