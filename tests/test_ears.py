@@ -289,7 +289,8 @@ def test_new_ears_leave_the_towers_as_they_are(weights, tmp_path, monkeypatch):
     path = weights.rename(tmp_path / "tiny_encoder.safetensors")
     export.write(path, load_file(path), {"config": json.dumps({**SMALL, "audio_channels": [4, 4]})})
     before = load_file(path)
-    monkeypatch.setitem(export.ARCHITECTURES, "encoder", {**SMALL, "audio_channels": [4, 8, 8]})
+    own = {"sample_rate": 16000, "audio_channels": [4, 8, 8]}
+    monkeypatch.setitem(ears.ARCHITECTURES, "encoder", own)
     made = LogMelCNN(16, (4, 8, 8))
     state = {"kept": made.state_dict(), "listener": {"log_scale": torch.tensor(2.0)}}
     torch.save({"modules": state}, tmp_path / "state.pt")

@@ -27,10 +27,13 @@ from acgd.models.log_mel_cnn import LogMelCNN
 from acgd.training import loop
 from acgd.training.concept_map import ConceptMap, Prior, class_names, fit
 from acgd.training.data.pairs import Pairs, concept_prompts
-from acgd.training.encoder import ARCHITECTURES
 from acgd.training.state import save
 from acgd.training.teacher import Teacher
 
+ARCHITECTURES = {  # of the ears alone; the towers' are in encoder.py
+    "encoder": {"sample_rate": 16000, "audio_channels": [24, 48, 96, 192, 384]},
+    "judge": {"sample_rate": 16000, "audio_channels": [16, 32, 64, 128, 256]},
+}
 SEED = {"encoder": 200, "judge": 201}
 EMBEDDING, SCORES, LABELS, MAP, PICTURES = 2.0, 0.1, 1.0, 1.0, 0.3  # the losses' weights
 SEEN = 192  # pictures that a batch is contrasted with

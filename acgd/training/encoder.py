@@ -35,7 +35,14 @@ from acgd.training.state import save
 
 SHARED = {
     "embed_dim": 128,
-    "sample_rate": 16000,
+    "sample_rate": 22050,
+    "n_fft": 512,
+    "hop_length": 320,
+    "win_length": 512,
+    "audio_layers": [1, 1, 1, 1],
+    "audio_groups": 4,
+    "audio_width_per_group": 16,
+    "audio_floor_db": -80.0,
     "transformer_heads": 2,
     "transformer_layers": 2,
 }
@@ -48,18 +55,8 @@ VIT = {
     "vision_heads": 4,
 }
 ARCHITECTURES = {
-    "encoder": {
-        **SHARED,
-        **RESNET,
-        "transformer_width": 64,
-        "audio_channels": [24, 48, 96, 192, 384],
-    },
-    "judge": {
-        **SHARED,
-        **VIT,
-        "transformer_width": 48,
-        "audio_channels": [16, 32, 64, 128, 256],
-    },
+    "encoder": {**SHARED, **RESNET, "transformer_width": 64, "audio_width": 24},
+    "judge": {**SHARED, **VIT, "transformer_width": 48, "audio_width": 16},
 }
 STRENGTH = {"encoder": 1.0, "judge": 1.2}  # of the augmentation
 SEED = {"encoder": 0, "judge": 1}

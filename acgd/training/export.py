@@ -21,6 +21,7 @@ from torch import Tensor
 from acgd.checkpoints.load import read_config
 from acgd.models.audioclip import AudioCLIP
 from acgd.paths import WEIGHTS
+from acgd.training import ears
 from acgd.training.diffusion import ARCHITECTURE as UNET
 from acgd.training.encoder import ARCHITECTURES, load_towers
 
@@ -65,7 +66,7 @@ def audioclip(path: Path, state: Path | None, audio: Path | None) -> tuple[dict,
         tensors |= {f"audio.{k}": v for k, v in head["kept"].items()}
         tensors |= {f"logit_scale_{pair}": scale for pair in ("at", "ai")}
         config = {k: v for k, v in config.items() if not is_audio(k)}
-        config |= {k: v for k, v in ARCHITECTURES[role].items() if is_audio(k)}
+        config |= ears.ARCHITECTURES[role]
     AudioCLIP(**config).load_state_dict(tensors)  # says what is missing or of another shape
     return config, tensors
 
