@@ -2,7 +2,7 @@
 
     python -m acgd.training.conditions --data data --towers runs/encoder/state.pt \\
         --out runs/cond.npz
-    ... --audio runs/encoder_audio/state.pt    adds the sounds
+    ... --audio embedded:tiny_encoder    adds the sounds
 
 Only the text and audio towers must stay as they are after this; the picture tower may learn on,
 since no picture's embedding is a condition at sampling time unless somebody prompts with one.
@@ -19,6 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from acgd.encoders.audioclip import AudioCLIPEncoder
 from acgd.models.audioclip import AudioCLIP
 from acgd.training.data.pairs import TEMPLATES, Pairs
 from acgd.training.data.sound_views import SAMPLE_RATE, Sounds, disturb, resampled, window
@@ -53,7 +54,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
     parser.add_argument("--data", type=Path, default=Path("data"))
     parser.add_argument("--towers", type=Path, required=True)
-    parser.add_argument("--audio", type=Path)
+    parser.add_argument("--audio", help="weights whose ears hear: embedded:tiny_encoder")
     parser.add_argument("--per-concept", type=int, default=48, help="sounds of each concept")
     parser.add_argument("--out", type=Path, required=True)
     args = parser.parse_args()
@@ -75,8 +76,8 @@ def main() -> None:
 
     parts, audio_rows = [image, text], [[] for _ in text_rows]
     if args.audio:
-        model.audio.load_state_dict(torch.load(args.audio, weights_only=True)["audio"])
-        audio, label = sound_embeddings(model, Sounds(args.data, pairs.concepts), args.per_concept)
+        hears = AudioCLIPEncoder(args.audio).model
+        audio, label = sound_embeddings(hears, Sounds(args.data, pairs.concepts), args.per_concept)
         base = len(image) + len(text)
         of = {c: (label == c).nonzero()[:, 0] + base for c in label.unique().tolist()}
         audio_rows = [of[c].tolist() if c in of else [] for c in pairs.label.tolist()]
