@@ -111,6 +111,7 @@ class Training:
     def __init__(self, args: argparse.Namespace, teacher: Teacher, prior: Prior):
         self.args, self.teacher, self.prior = args, teacher, prior
         seed = args.seed + SEED[args.role]
+        torch.set_num_threads(args.threads)  # the map's last bits depend on it
         torch.manual_seed(seed)
         self.rng = torch.Generator().manual_seed(seed)
         concepts = list(concept_prompts())
