@@ -6,6 +6,8 @@ import math
 import sys
 from functools import cache
 
+JOINERS = "\u200c\u200d"  # of letters, and of faces that are one emoji
+
 
 def say(line: str) -> None:
     print(f"acgd: {printable(line)}", file=sys.stderr)
@@ -21,7 +23,9 @@ def printable(text: str) -> str:
     """Text as a terminal may have it: line breaks, escape codes and other bytes that no eye sees,
     as file names can hold them, are spelled out."""
     return "".join(
-        letter if letter.isprintable() else letter.encode("unicode_escape").decode("ascii")
+        letter
+        if letter.isprintable() or letter in JOINERS
+        else letter.encode("unicode_escape").decode("ascii")
         for letter in text
     )
 

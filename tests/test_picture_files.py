@@ -2,6 +2,7 @@
 
 import os
 import zlib
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -177,6 +178,14 @@ def test_references_as_spreadsheets_write_them(tmp_path):
     other = tmp_path / "t.csv"
     other.write_bytes(b"label,picture\nDog\n")
     assert "row 2" in message(references.check, str(other))
+
+
+def test_yaml_that_names_itself_again_and_again(tmp_path):
+    lines = ["a: &a [x, x]"] + [
+        f"{b}: &{b} [*{a}, *{a}]" for a, b in pairwise("abcdefghijklmnopqrstuvw")
+    ]
+    (tmp_path / "r.yaml").write_text("\n".join(lines))
+    assert "a picture, or a list of them" in message(references.check, str(tmp_path / "r.yaml"))
 
 
 def test_a_concept_is_the_label_that_says_the_same():

@@ -14,6 +14,7 @@ from test_audio import RATE, message, tone, write
 from acgd import errors
 from acgd.errors import UserError
 from acgd.media import audio, containers, decode, find, flac, mpeg
+from acgd.runs.run import describe
 
 CHUNKED = [
     ("WAV", "PCM_16"),
@@ -337,6 +338,7 @@ def test_names_that_no_terminal_should_have(tmp_path, capsys):
     said = capsys.readouterr().err
     assert r"\udcff.wav (its name is not UTF-8; rename it)" in said
     assert r"a\n\x1b[31m.wav: heard 0 to 10 s" in said and "\x1b" not in said
+    assert describe({"path": str(odd)}) == r"a\n\x1b[31m"
     with pytest.raises(UserError, match="not UTF-8"):
         find.find(os.fsdecode(bad))
 

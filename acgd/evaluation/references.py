@@ -60,6 +60,10 @@ def read(path: Path) -> dict[str, tuple[str, ...]]:
             "the columns label and picture, or a yaml {label: picture}"
         ) from None
     for name, places in rows:
+        if isinstance(places, dict) or any(
+            isinstance(one, list | dict) for one in listed_as(places)
+        ):
+            raise UserError(f"references={path}: {name} is to have a picture, or a list of them")
         own = tuple(str(path.parent / Path(place).expanduser()) for place in listed(places))
         found[plain(name)] = found.get(plain(name), ()) + own
     return found
@@ -69,8 +73,12 @@ def plain(name: Any) -> str:
     return texts.plain(str(name))
 
 
+def listed_as(places: Any) -> list:
+    return list(places) if isinstance(places, list | tuple) else [places]
+
+
 def listed(places: Any) -> tuple[str, ...]:
-    return tuple(map(str, places)) if isinstance(places, list | tuple) else (str(places),)
+    return tuple(map(str, listed_as(places)))
 
 
 @lru_cache(maxsize=1024)

@@ -34,7 +34,7 @@ class Patched(io.RawIOBase):
     def tell(self) -> int:
         return self.file.tell()
 
-    def readinto(self, buffer) -> int:  # type: ignore[override]
+    def readinto(self, buffer) -> int:
         start, view = self.file.tell(), memoryview(buffer).cast("B")
         got = self.file.readinto(view)  # type: ignore[attr-defined]
         for place, new in self.patches.items():

@@ -18,9 +18,32 @@ from acgd.errors import UserError, say_once
 from acgd.media import decode, files
 from acgd.paths import DEMO
 
-HERE = (".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".mp2", ".aif", ".aiff", ".aifc", ".au")
+HERE: tuple[str, ...] = (
+    ".wav",
+    ".flac",
+    ".ogg",
+    ".oga",
+    ".opus",
+    ".mp3",
+    ".mp2",
+    ".aif",
+    ".aiff",
+    ".aifc",
+    ".au",
+)
 HERE += (".snd", ".caf", ".w64", ".rf64", ".voc", ".wave")
-ELSEWHERE = (".m4a", ".aac", ".wma", ".webm", ".mp4", ".mka", ".mkv", ".mov", ".m4b", ".3gp")
+ELSEWHERE: tuple[str, ...] = (
+    ".m4a",
+    ".aac",
+    ".wma",
+    ".webm",
+    ".mp4",
+    ".mka",
+    ".mkv",
+    ".mov",
+    ".m4b",
+    ".3gp",
+)
 ELSEWHERE += (
     ".amr",
     ".ac3",

@@ -18,7 +18,7 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from acgd.config.validate import check
-from acgd.errors import UserError, one_line, say_once
+from acgd.errors import UserError, one_line, printable, say_once
 from acgd.paths import WEIGHTS
 
 # What may differ without the picture differing: where and how fast it is made, who is told.
@@ -123,9 +123,9 @@ def sounds(prompt: dict) -> list[str | None]:
 def describe(prompt: dict) -> str:
     """A few words for folder names and messages: the sound's name, else the text's beginning."""
     if "path" in prompt:
-        return Path(str(prompt["path"]).removeprefix("demo:")).stem
+        return printable(Path(str(prompt["path"]).removeprefix("demo:")).stem)
     text = prompt.get("text") or prompt.get("image") or "prompt"
-    return str(text[0] if isinstance(text, list) else text)
+    return printable(str(text[0] if isinstance(text, list) else text))
 
 
 def signature(cfg: Any) -> str:
