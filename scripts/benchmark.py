@@ -6,6 +6,7 @@
     sweep     a sweep of eight jobs, its pictures one by one and in one batch
 
 `benchmark.py full` is the notebook's configuration at its true size: see benchmark_full.py.
+`benchmark.py originals` sets the original packages beside acgd: see benchmark_originals.py.
 
 Columns: wall seconds, the processor's seconds (over all threads, little moved by what else runs),
 peak memory (of the largest process), and the wall seconds against the first line of the part:
@@ -187,6 +188,10 @@ def main(arguments: list[str] | None = None) -> None:
         import benchmark_full
 
         return benchmark_full.main(arguments[1:])
+    if arguments[:1] == ["originals"]:
+        import benchmark_originals
+
+        return benchmark_originals.main(arguments[1:])
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
     parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="of the config")
     parser.add_argument("--only", default=",".join(PARTS), help="parts, separated by commas")

@@ -59,9 +59,7 @@ class PictureModel:
             known = ", ".join(self.styles) or "none, this model has no styles"
             raise UserError(f"model.style={style}: choose from {known}")
         path = checkpoints.locate(checkpoint)
-        unet = checkpoints.empty(UNet, path, architecture)
-        if precision != "float32":  # before it is filled: the file's precision is never held
-            unet = unet.to("meta").convert_torso(precision)
+        unet = self.network(path, architecture, precision)
         self.unet, self.cond_dim = filled(unet, path, device, checkpoint_key), unet.cond_dim
         self.process = {
             "schedule": schedule,
@@ -77,6 +75,12 @@ class PictureModel:
             path = checkpoints.locate(autoencoder)
             self.autoencoder = filled(checkpoints.empty(Autoencoder, path, {}), path, device)
             self.image_size = self.autoencoder.image_size
+
+    def network(self, path: Path, sizes: dict, precision: str) -> nn.Module:
+        """The network, to be filled from `path`; in its precision before, so that the file's is
+        never held."""
+        unet = checkpoints.empty(UNet, path, sizes)
+        return unet if precision == "float32" else unet.to("meta").convert_torso(precision)
 
     def decode(self, x: Tensor) -> Tensor:
         """What is sampled, (B, *shape), to pixels (B, 3, S, S), nominally in [-1, 1]."""
