@@ -30,8 +30,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from acgd.config.compose import compose
-
 ROOT = Path(__file__).resolve().parents[1]
 RUN = [sys.executable, str(ROOT / "run.py")]
 PARTS = ("main", "startup", "steps", "sweep")
@@ -156,6 +154,7 @@ def measure_sweep(overrides: list[str]) -> Iterator[Figure]:
 
 def prepare(overrides: list[str], batch: int) -> tuple[Any, Iterator]:
     """The models (kept from case to case) and a guided run of `batch` pictures of "a dog"."""
+    from acgd.config.compose import compose
     from acgd.pipeline import settings
     from acgd.pipeline.models import Models
     from acgd.pipeline.sampling import sample
