@@ -13,6 +13,7 @@ from conftest import ROOT, command
 
 import acgd
 from acgd.commands.main import COMMANDS
+from acgd.config.compose import config_dir_of
 
 TORCHLESS = (
     "import sys, acgd.commands.run as c\ntry: c.main()\nfinally: print('torch' in sys.modules)"
@@ -144,3 +145,24 @@ def test_a_bare_word_that_is_nothing_is_one_line(tmp_path, words, says):
     done = run(*words, cwd=tmp_path, call=[sys.executable, "-m", "acgd"])
     assert done.returncode == 1 and says in done.stderr
     assert len(done.stderr.strip().splitlines()) == 1 and done.stderr.startswith("acgd: ")
+
+
+@pytest.mark.parametrize(
+    ("words", "folder"),
+    [
+        ([], None),
+        (["seed=1"], None),
+        (["--config-dir", "mine", "seed=1"], "mine"),
+        (["seed=1", "-cd", "mine"], "mine"),
+        (["--config-dir=mine"], "mine"),
+        (["--config-dir"], None),
+    ],
+)
+def test_a_folder_of_ones_own_is_found_among_the_words(words, folder):
+    assert config_dir_of(words) == folder
+
+
+def test_no_words_at_all_draw_the_demo_sound(tmp_path):
+    done = run(cwd=tmp_path, call=[sys.executable, "-m", "acgd"])
+    assert done.returncode == 0, done.stderr
+    assert "ship_horn-seed0" in done.stdout and list((tmp_path / "outputs/main").iterdir())

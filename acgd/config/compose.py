@@ -42,9 +42,9 @@ def own_parts(config_dir: str | Path) -> Path:
 
 def config_dir_of(words: Sequence[str]) -> str | None:
     """The value of --config-dir or -cd among a command's words."""
-    for word, following in zip(words, [*words[1:], None], strict=True):
+    for at, word in enumerate(words):
         if word in ("--config-dir", "-cd"):
-            return following
+            return next(iter(words[at + 1 :]), None)
         if word.startswith("--config-dir="):
             return word.partition("=")[2]
     return None
