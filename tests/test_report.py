@@ -8,6 +8,7 @@ import re
 import shutil
 import subprocess
 import sys
+import time
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -231,7 +232,11 @@ def test_a_page_is_made_again_from_what_is_there(sweep):
     gone = sweep.parent.parent / job["runs"].pop()
     written(sweep / "0" / "status.json", job)
     name = assets.key({"folder": gone})
+    others = [sweep / "report/pictures/mine.png", sweep / "report/details-notes.js"]
+    for path in others:
+        path.write_text("somebody else's")
     report.build(sweep)
+    assert all(path.is_file() for path in others)
     left = {path: path.stat().st_mtime_ns for path in (sweep / "report/thumbs").iterdir()}
     assert left == {path: at for path, at in thumbs.items() if path.stem != name}
     assert len(left) == 7  # what is not shown any more is not sent along
@@ -413,6 +418,37 @@ def look(browser):
     assert not wrong
 
 
+def wait(page, expression: str) -> None:
+    """Until it is true; the page's own policy forbids what playwright does for that."""
+    deadline = time.monotonic() + 30
+    while not page.evaluate(expression):
+        assert time.monotonic() < deadline, expression
+        time.sleep(0.02)
+
+
+def test_a_page_runs_no_script_but_its_own_and_asks_no_network(sweep, browser):
+    page = browser.new_page()
+    page.goto(report.build(sweep).as_uri())
+    page.evaluate(
+        """() => {
+            window.broken = [];
+            document.addEventListener("securitypolicyviolation",
+                (event) => window.broken.push(event.effectiveDirective));
+            const place = document.body.appendChild(document.createElement("div"));
+            place.innerHTML = "<img src='data:,' onerror='window.hacked = 1'>"
+                + "<img src='http://127.0.0.1:9/told'>";
+            const script = document.createElement("script");
+            script.textContent = "window.hacked = 2";
+            document.body.append(script);
+        }"""
+    )
+    wait(page, "window.broken.length >= 3")
+    assert page.evaluate("window.hacked") is None
+    kinds = set(page.evaluate("window.broken"))
+    assert kinds == {"script-src-attr", "script-src-elem", "img-src"}
+    page.close()
+
+
 def test_the_grid_in_a_browser(sweep, look):
     page = look(report.build(sweep))
     assert page.locator(".tile").count() == 10 and page.locator(".row").count() == 4
@@ -423,7 +459,7 @@ def test_the_grid_in_a_browser(sweep, look):
     assert NASTY in page.locator(".row h3").all_inner_texts()
     assert page.evaluate("window.hacked") is None
     loaded = "[...document.querySelectorAll('.tile img')].every(i => i.complete && i.naturalWidth)"
-    page.wait_for_function(loaded)
+    wait(page, loaded)
     tile = page.locator(".tile").first
     assert tile.locator("img").get_attribute("alt") == "an owl: a owl"
     colours = {t.evaluate("e => getComputedStyle(e).backgroundColor") for t in feet(page)}
@@ -449,7 +485,7 @@ def test_the_keyboard_goes_through_the_pictures(sweep, look):
     page.locator("#enlarged .frames button").first.click()
     assert page.locator("#enlarged .says").inner_text() == "step 2: a hat"
     page.keyboard.press("ArrowRight")
-    page.wait_for_function("document.querySelector('#enlarged h2').innerText.includes('1000')")
+    wait(page, "document.querySelector('#enlarged h2').innerText.includes('1000')")
     assert title.inner_text() == "an owl, guidance.clip 1000, seed 0"
     page.keyboard.press("Escape")
     assert not page.locator("#enlarged").is_visible()
@@ -472,10 +508,10 @@ def test_what_failed_says_why(sweep, look):
 def test_filters_and_orders(sweep, look):
     page = look(report.build(sweep))
     page.locator("input[type=search]").fill("owl 1000 word")
-    page.wait_for_function("document.querySelectorAll('.tile').length === 2")
+    wait(page, "document.querySelectorAll('.tile').length === 2")
     page.locator("input[type=search]").fill("")
     page.get_by_label("Status", exact=True).select_option("failed")
-    page.wait_for_function("document.querySelectorAll('.tile').length === 1")
+    wait(page, "document.querySelectorAll('.tile').length === 1")
     page.get_by_label("Status", exact=True).select_option("")
     page.get_by_label("View", exact=True).select_option("gallery")
     page.get_by_label("Sort", exact=True).select_option("best")
@@ -516,6 +552,6 @@ def test_a_runs_page_in_a_browser(sweep, look):
 def test_a_real_sweep_plays_and_compares(real, look):
     page = look(real / "report.html")
     page.get_by_label("Play low").click()
-    page.wait_for_function("!speaker.paused && speaker.currentTime > 0")
+    wait(page, "!speaker.paused && speaker.currentTime > 0")
     assert page.locator("#comparison .card").count() >= 4
     assert page.locator("#comparison circle").count() >= 12

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import hashlib
 import json
+import re
 from pathlib import Path
 from urllib.parse import quote
 
@@ -13,6 +14,7 @@ from acgd.report.waveforms import sound
 from acgd.runs.records import Record
 
 KINDS = ("thumbs", "pictures", "strips", "sounds")
+OURS = re.compile(r"[0-9a-f]{12}(-twin)?\.(jpg|png|mp3|webp)")  # names by `key` and `name_of`
 
 
 def of_run(record: Record) -> dict:
@@ -123,10 +125,10 @@ def name_of(row: dict) -> str:
 
 
 def tidy(home: Path, rows: list[dict], looks: list[dict]) -> None:
-    """Remove what an earlier build made and this one does not show."""
+    """Remove what an earlier build made and this one does not show; nothing of another's name."""
     kept = {value for look in looks for value in look.values()}
     for row in rows:
         kept |= {row.get("picture"), *row.get("sound", {}).values()}
     for path in (path for kind in KINDS for path in (home / kind).glob("*")):
-        if f"{home.name}/{path.parent.name}/{path.name}" not in kept:
+        if OURS.fullmatch(path.name) and f"{home.name}/{path.parent.name}/{path.name}" not in kept:
             path.unlink(missing_ok=True)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import hashlib
 import html
 import json
 import math
@@ -108,7 +110,8 @@ def about(folder: Path) -> dict[str, str]:
 def write_details(home: Path, records: list[Record], looks: list[dict], common: dict) -> None:
     """details-N.js: what is shown of a sample when it is enlarged, CHUNK samples a file."""
     for old in home.glob("details-*.js"):
-        old.unlink()
+        if re.fullmatch(r"details-\d+\.js", old.name):
+            old.unlink()
     for number, start in enumerate(range(0, len(records), CHUNK)):
         part = [
             page_data.detail(records[i], common, assets.frames_of_many(records[i], looks[i]))
@@ -139,7 +142,31 @@ def filled(title: str, data: str, picture: str | None) -> str:
     made = time.strftime("%Y-%m-%d %H:%M")
     parts = {"title": html.escape(title), "made": made, "fallback": fallback}
     parts |= {"style": style, "data": data, "script": code}
-    return re.sub(r"\{\{(\w+)\}\}", lambda found: parts[found[1]], template)
+    policy, rest = template.split("{{policy}}")
+    page = re.sub(r"\{\{(\w+)\}\}", lambda found: parts[found[1]], rest)
+    return policy + allowed(page) + page
+
+
+def allowed(page: str) -> str:
+    """The policy of a page: its own scripts, pictures and sounds beside it, no network.
+
+    Its own are those in it as it was made, by their hashes, and those in the folder beside it.
+    """
+    digests = [
+        base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
+        for text in re.findall(r"<script>(.*?)</script>", page, re.S)
+    ]
+    near = "'self' file:"  # a page that is opened from the disk has no origin to be its self
+    rules = {
+        "default-src": "'none'",
+        "script-src": " ".join([near, *(f"'sha256-{digest}'" for digest in digests)]),
+        "style-src": "'unsafe-inline'",
+        "img-src": f"{near} data:",
+        "media-src": near,
+        "base-uri": "'none'",
+        "form-action": "'none'",
+    }
+    return "; ".join(f"{name} {what}" for name, what in rules.items())
 
 
 @lru_cache(maxsize=1)
