@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import sys
+from collections.abc import Iterator
 from functools import cache
 
 JOINERS = "\u200c\u200d"  # of letters, and of faces that are one emoji
@@ -44,6 +45,15 @@ def one_line(error: BaseException) -> str:
 
 class UserError(Exception):
     """Something the user can mend; its message is one line saying what is wrong and what to do."""
+
+
+def causes(error: BaseException | None) -> Iterator[BaseException]:
+    """An error and what is behind it; chains may run in a circle: Hydra raises causes anew."""
+    seen: set[int] = set()
+    while error is not None and id(error) not in seen:
+        seen.add(id(error))
+        yield error
+        error = error.__cause__ or error.__context__
 
 
 def first_words(error: BaseException, most: int = 100) -> str:

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from acgd import __version__
 from acgd.commands import terminal
+from acgd.config.words import quoted
 from acgd.errors import UserError, say
 from acgd.paths import command
 
@@ -75,8 +76,3 @@ def complain_of(word: str) -> None:
             f"{word}: neither a file nor a command ({', '.join(COMMANDS)}); settings are KEY=VALUE,"
             f" see {command()} --help"
         )
-
-
-def quoted(path: str) -> str:
-    """A path in Hydra's quotes."""
-    return "'" + path.replace("\\", "\\\\").replace("'", "\\'") + "'"

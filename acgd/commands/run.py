@@ -22,11 +22,13 @@ from hydra.errors import HydraException
 from hydra.experimental.callback import Callback
 from hydra.types import RunMode
 from omegaconf import DictConfig
+from omegaconf.errors import OmegaConfBaseException
 
 from acgd import atomic_files
+from acgd.config import words
 from acgd.config.compose import config_dir_of, own_parts
 from acgd.config.explain import explain
-from acgd.errors import UserError, say
+from acgd.errors import UserError, causes, say
 from acgd.paths import CONF
 from acgd.runs.run import expand
 from acgd.sweep.jobs import FAILED, STOPPED, Job, summary
@@ -39,9 +41,10 @@ class Sweep(Callback):
     page = True
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
-        Sweep.folder = Path(config.hydra.sweep.dir)
-        Sweep.folder.mkdir(parents=True, exist_ok=True)  # optuna opens its file before any job
-        Sweep.page = config.report
+        with suppress(OSError, OmegaConfBaseException):  # the sweeper comes upon it, and it is told
+            Sweep.folder = Path(config.hydra.sweep.dir)
+            Sweep.page = config.report
+            Sweep.folder.mkdir(parents=True, exist_ok=True)  # optuna opens its file before any job
 
 
 class Terminated(KeyboardInterrupt):
@@ -54,11 +57,7 @@ def terminate(*_: Any) -> None:
 
 def interruption(error: BaseException | None) -> KeyboardInterrupt | None:
     """The Ctrl-C or SIGTERM behind an error; Hydra makes one of its own of what stops a compose."""
-    seen: set[int] = set()  # chains may run in a circle: Hydra raises causes of causes anew
-    while error is not None and not isinstance(error, KeyboardInterrupt) and id(error) not in seen:
-        seen.add(id(error))
-        error = error.__cause__ or error.__context__
-    return error if isinstance(error, KeyboardInterrupt) else None
+    return next((one for one in causes(error) if isinstance(one, KeyboardInterrupt)), None)
 
 
 def main() -> None:
@@ -93,9 +92,12 @@ def main() -> None:
 def quoted(argument: str) -> str:
     """KEY=VALUE with its value in quotes where Hydra's grammar has no letters for it.
 
-    That is so for emoji, accents, apostrophes and brackets. Lists and sweeps stay as they are.
+    That is so for emoji, accents, apostrophes and brackets. Lists and sweeps stay as they are, and
+    the name of a file that is there stands for nothing else, whatever it looks like.
     """
     key, equals, value = argument.partition("=")
+    if "${" in value and os.path.lexists(value):
+        return f"{key}={words.quoted(value)}"
     if not equals or key.startswith("-") or value[:1] in "[{'\"" or "," in value:
         return argument
     try:

@@ -7,10 +7,14 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
+from acgd.config.trust import trust_folder
 from acgd.errors import UserError
-from acgd.paths import CONF
+from acgd.paths import CONF, home
+
+# in conf/: ${acgd_home:${outputs},${name}}
+OmegaConf.register_new_resolver("acgd_home", lambda *given: str(home(*given)), replace=True)
 
 
 def compose(overrides: Sequence[str] = (), config_dir: str | Path | None = None) -> DictConfig:
@@ -28,10 +32,14 @@ def compose(overrides: Sequence[str] = (), config_dir: str | Path | None = None)
 
 
 def own_parts(config_dir: str | Path) -> Path:
-    """A folder of configs, whose `_target_`s are found in it, beside it and where one stands."""
+    """A folder of configs, whose `_target_`s are found in it, beside it and where one stands.
+
+    What they name is trusted: giving the folder says so.
+    """
     folder = Path(config_dir).expanduser().resolve()
     if not folder.is_dir():
         raise UserError(f"--config-dir {config_dir}: there is no such folder")
+    trust_folder(folder)
     places = [str(place) for place in (folder, folder.parent, Path.cwd())]
     sys.path.extend(place for place in places if place not in sys.path)
     inherited = os.environ.get("PYTHONPATH", "").split(os.pathsep)  # by a sweep's other processes

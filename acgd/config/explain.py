@@ -9,7 +9,7 @@ from errno import EDQUOT, ENOSPC
 from omegaconf import DictConfig
 
 from acgd.config.compose import compose
-from acgd.errors import UserError, one_line
+from acgd.errors import UserError, causes, one_line
 
 EXTRAS = {"submitit_local": "slurm", "submitit_slurm": "slurm"}  # plugin -> extra of another name
 
@@ -23,6 +23,8 @@ def explain(error: BaseException) -> str:
         return str(error)
     line = one_line(error)
     if type(error).__module__.startswith(("hydra", "omegaconf")):
+        if own := next((one for one in causes(error) if isinstance(one, UserError)), None):
+            return str(own)
         if "override_grammar" in line:
             what = line.split(" ^ ")[0].removeprefix("LexerNoViableAltException: ")
             return f"{what}: Hydra cannot read this; give the value its own quotes: KEY='\"...\"'"

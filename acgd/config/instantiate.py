@@ -1,6 +1,8 @@
 """From a config node to the object that it describes.
 
-`build` is the only caller of Hydra's instantiate; what it makes never sees a config."""
+Not by Hydra's instantiate: that interpolates texts once more, and by now "${...}" in them is part
+of a file's name or of what somebody wrote.
+"""
 
 from __future__ import annotations
 
@@ -16,26 +18,47 @@ from acgd.errors import UserError, one_line
 def build(node: Any, **known: Any) -> Any:
     """The object that a node's `_target_` names, given the node's other keys and `known`.
 
-    `known` (encoders, tensors, targets) goes to the constructor as it is, past OmegaConf; what
-    its signature does not name is left out, so that a captioner need not know of every device.
+    `known` (encoders, tensors, targets) goes to the constructor as it is; what its signature does
+    not name is left out, so that a captioner need not know of every device. Nodes within the node
+    that have a `_target_` of their own are built before it.
     Raises UserError for an unknown argument or target, and whatever the constructor raises.
     """
-    from hydra.errors import InstantiationException
-    from hydra.utils import instantiate
-
+    if OmegaConf.is_config(node):
+        node = OmegaConf.to_container(node, resolve=True)
+    make = located(node["_target_"])
+    arguments = {key: built(value) for key, value in node.items() if key != "_target_"}
     try:
-        make = instantiate(OmegaConf.create(node), _convert_="all", _partial_=True)
-    except InstantiationException as error:
-        cause = error.__cause__
-        if isinstance(cause, UserError):
-            raise cause from None
-        raise UserError(one_line(error)) from error
-    try:
-        return make(**named(make.func, known))
+        return make(**arguments | named(make, known))
     except TypeError as error:
         if "argument" not in str(error):
             raise
         raise UserError(f"{node['_target_']}: {one_line(error)}; see its yaml") from error
+
+
+def built(value: Any) -> Any:
+    """A node's value: itself, but for nodes in it that have a `_target_`."""
+    if isinstance(value, list):
+        return [built(one) for one in value]
+    if not isinstance(value, dict):
+        return value
+    if "_target_" in value:
+        return build(value)
+    return {key: built(one) for key, one in value.items()}
+
+
+def located(target: str) -> Callable:
+    """What a dotted name stands for; UserError where there is nothing that can be called."""
+    from hydra.utils import get_object
+
+    try:
+        found = get_object(target)
+    except (ImportError, AttributeError, ValueError) as error:
+        causes = (error.__cause__ or error, error)
+        why = next((one for one in causes if isinstance(one, UserError)), None) or one_line(error)
+        raise UserError(f"_target_={target}: {why}") from error
+    if not callable(found):
+        raise UserError(f"_target_={target}: is no class")
+    return found
 
 
 def named(make: Callable, known: dict[str, Any]) -> dict[str, Any]:

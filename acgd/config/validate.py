@@ -5,7 +5,9 @@ from __future__ import annotations
 import math
 import re
 
+from acgd.config import trust
 from acgd.errors import UserError
+from acgd.paths import home
 
 SCORE = re.compile(
     r"(?P<twin>twin\.)?(encoder|(?P<judge>judge))\."
@@ -21,6 +23,8 @@ AT_LEAST = {"batch_size": 1, "skip_steps": 0, "preview_every": 0, "enlarge_to": 
 
 def check(plain: dict) -> None:
     """UserError for a value of the top level that can't be meant."""
+    trust.check(plain, plain.get("trust") or ())
+    home(plain["outputs"], plain["name"])
     for key, choices in CHOICES.items():
         if plain[key] not in choices:
             raise UserError(f"{key}={plain[key]}: choose from {', '.join(choices)}")

@@ -6,8 +6,6 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from acgd.errors import UserError, one_line
 from acgd.media import files, images, texts
 from acgd.media.find import matches
@@ -53,8 +51,8 @@ def read(path: Path) -> dict[str, tuple[str, ...]]:
         if path.suffix.lower() == ".csv":
             rows: list = texts.rows(path, f"references={path}", ("label", "picture"))
         else:
-            rows = list(yaml.safe_load(texts.text(path, f"references={path}")).items())
-    except (UserError, AttributeError, ValueError, yaml.YAMLError) as error:
+            rows = list(texts.tree(texts.text(path, f"references={path}")).items())
+    except (UserError, AttributeError) as error:
         raise UserError(
             f"references={path}: cannot be read as a table ({one_line(error)}); it is a csv with "
             "the columns label and picture, or a yaml {label: picture}"

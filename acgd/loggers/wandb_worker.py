@@ -16,10 +16,9 @@ import sys
 import tempfile
 from pathlib import Path
 
-from omegaconf import OmegaConf
-
 from acgd.atomic_files import write
 from acgd.errors import one_line
+from acgd.media import texts
 from acgd.runs.folder import CAPTIONS
 
 MARK = "wandb/mirrored.json"
@@ -57,7 +56,7 @@ def reason(error: Exception) -> str:
 def read(folder: Path) -> dict:
     """What W&B is told of a run; raises where its folder is not one of a finished run."""
     metrics = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
-    config = OmegaConf.to_container(OmegaConf.load(folder / "config.yaml"))
+    config = texts.tree(texts.text(folder / "config.yaml", "config.yaml"))
     pictures = sorted((folder / "images").glob("*.png"))
     if not pictures or not isinstance(metrics, dict) or not isinstance(config, dict):
         raise ValueError("this is not the folder of a finished run")

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from acgd.errors import UserError, say_once
 from acgd.media import decode, files
-from acgd.paths import DEMO
+from acgd.paths import DEMO, at_home
 
 HERE: tuple[str, ...] = (
     ".wav",
@@ -202,11 +202,3 @@ def resolve(path: str | Path) -> Path:
     if name not in sounds:
         raise UserError(f"{text}: no such demo sound; there are {', '.join(sounds) or 'none'}")
     return sounds[name]
-
-
-def at_home(text: str) -> Path:
-    """ "~/x" and "~name/x" spelled out; a "~" that stands for nobody's home is a letter."""
-    try:
-        return Path(text).expanduser()
-    except RuntimeError:
-        return Path(text)

@@ -1,16 +1,30 @@
-"""One way in for every list in a text file: labels, a describer's words, tables."""
+"""One way in for every list in a text file: labels, a describer's words, tables, yamls."""
 
 from __future__ import annotations
 
 import csv
 import io
+import re
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
-from acgd.errors import UserError, say_once
+import yaml
+
+from acgd.errors import UserError, one_line, say_once
 from acgd.media import files
 
 LARGEST = 16 * 2**20  # bytes
+DEEPEST = 50  # levels of a yaml
+
+
+class Loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):
+    """Reads numbers as OmegaConf writes them: 1e-05 is one although it has no point."""
+
+
+Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"[-+]?\d+(\.\d*)?[eE][-+]?\d+$"), list("-+0123456789")
+)
 
 
 def text(path: Path, key: str) -> str:
@@ -23,6 +37,25 @@ def text(path: Path, key: str) -> str:
         raise UserError(f"{key}: {path} cannot be read as a text: it is {kind}") from None
     except OSError as error:
         raise UserError(f"{key}: {path} cannot be read as a text ({error.strerror})") from None
+
+
+def tree(text: str) -> Any:
+    """What a yaml's text holds; UserError for what is none, and for what would never end.
+
+    A few lines of aliases to aliases are billions of values, and deep nesting is a full stack.
+    """
+    depth = 0
+    try:
+        for event in yaml.parse(text, Loader):
+            if isinstance(event, yaml.AliasEvent):
+                raise UserError("its yaml holds an alias (*), which is not read here")
+            depth += isinstance(event, yaml.CollectionStartEvent)
+            depth -= isinstance(event, yaml.CollectionEndEvent)
+            if depth > DEEPEST:
+                raise UserError(f"its yaml is more than {DEEPEST} levels deep")
+        return yaml.load(text, Loader)
+    except (yaml.YAMLError, ValueError, AttributeError, TypeError) as error:
+        raise UserError(f"its yaml cannot be read ({one_line(error)})") from None
 
 
 def rows(path: Path, key: str, columns: Sequence[str]) -> list[tuple[str, ...]]:

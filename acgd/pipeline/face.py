@@ -19,7 +19,9 @@ from PIL import Image
 
 from acgd.config.compose import compose
 from acgd.config.explain import explain
+from acgd.config.words import quoted
 from acgd.errors import UserError
+from acgd.paths import home
 from acgd.pipeline import runner
 from acgd.runs import environment
 from acgd.runs.records import flat
@@ -185,8 +187,8 @@ def spelled(
         prompt = {"prompt": kind, "prompt.text": text if isinstance(text, str) else list(text)}
     options = {"name": "python", **options}
     if sound is not None:
-        outputs = Path(str(options.get("outputs", "outputs"))) / str(options["name"])
-        prompt["prompt.path"] = path_of(sound, sample_rate, outputs)
+        folder = home(options.get("outputs", "outputs"), options["name"])
+        prompt["prompt.path"] = path_of(sound, sample_rate, folder)
     words = [f"{key}={value_of(value)}" for key, value in (prompt | flat(options)).items()]
     return [*words, *overrides]
 
@@ -226,7 +228,7 @@ def value_of(value: Any) -> str:
         return f"[{','.join(value_of(one) for one in list(value))}]"
     if isinstance(value, np.generic):
         return value_of(value.item())
-    return "'" + str(value).replace("\\", "\\\\").replace("'", "\\'") + "'"
+    return quoted(str(value))
 
 
 def read(run: Run, words: Sequence[str]) -> Picture:

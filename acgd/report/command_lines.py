@@ -7,8 +7,9 @@ import shlex
 from pathlib import Path
 from typing import Any
 
-import yaml
-
+from acgd.config import words
+from acgd.errors import UserError
+from acgd.media import texts
 from acgd.paths import command as acgd
 from acgd.runs import records as run_records
 from acgd.runs.records import Record
@@ -27,20 +28,26 @@ def command(record: Record) -> str:
         return ""
     own = {key: record["config"].get(key) for key in SUBJECT}
     own = {key: f"{key}={quoted(value)}" for key, value in own.items() if value is not None}
-    words = []
+    told = []
     for word in given:
         key = word.partition("=")[0]
         if key != "seed":
-            words.append(own.pop(key, word))
-    return " ".join([acgd(), *map(shlex.quote, [*words, *own.values()])])
+            told.append(own.pop(key, harmless(word)))
+    return " ".join([acgd(), *map(shlex.quote, [*told, *own.values()])])
+
+
+def harmless(word: str) -> str:
+    """A word as it was given, but asking no resolver: a page that was sent must not have the
+    environment of whoever pastes its commands told (${oc.env:KEY}). ${concept} stays."""
+    return words.literal(word) if re.search(r"\$\{[^}]*:", word) else word
 
 
 def started(folder: Path | None) -> list[str] | None:
     """The words of the command that made a run outside a sweep, None where they are not known."""
     told = run_records.parse(folder / "environment.json").get("command") if folder else None
-    words = told[1:] if isinstance(told, list) else []
-    known = bool(told) and all(isinstance(word, str) and "=" in word for word in words)
-    return words if known and not any(word.startswith("-") for word in words) else None
+    given = told[1:] if isinstance(told, list) else []
+    known = bool(told) and all(isinstance(word, str) and "=" in word for word in given)
+    return given if known and not any(word.startswith("-") for word in given) else None
 
 
 def again(record: Record) -> str:
@@ -59,11 +66,11 @@ def near(folder: Path) -> str:
 def sweep(folder: Path) -> str:
     """The line that a sweep was started with, "" where it is not known."""
     try:
-        told = yaml.load((folder / "multirun.yaml").read_text(encoding="utf-8"), run_records.Loader)
-        words = [str(word) for word in told["hydra"]["overrides"]["task"]]
-    except (OSError, ValueError, KeyError, TypeError, yaml.YAMLError):
+        told = texts.tree(texts.text(folder / "multirun.yaml", "multirun.yaml"))
+        given = [harmless(str(word)) for word in told["hydra"]["overrides"]["task"]]
+    except (UserError, KeyError, TypeError):
         return ""
-    return " ".join([acgd(), *map(shlex.quote, words), "-m"])
+    return " ".join([acgd(), *map(shlex.quote, given), "-m"])
 
 
 def quoted(value: Any) -> str:
@@ -73,4 +80,4 @@ def quoted(value: Any) -> str:
     text = str(value)
     if PLAIN.fullmatch(text):
         return text
-    return '"' + text.replace('"', '\\"') + '"'
+    return words.quoted(text, '"')

@@ -25,23 +25,14 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-import yaml
-
+from acgd.errors import UserError
+from acgd.media import texts
 from acgd.runs.run import BESIDE_THE_POINT
 
 NAME = re.compile(r"(?P<label>.+)-seed(?P<seed>\d+)-(?P<signature>[0-9a-f]+)")
 NO_SCORES = ("label", "seed", "signature", "caption", "words")
 OWN = ("seed", "concept", "prompt.path", "prompt.text", "prompt.image")  # of each sample
 Record = dict[str, Any]
-
-
-class Loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):
-    """Reads numbers as OmegaConf writes them: 1e-05 is one although it has no point."""
-
-
-Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float", re.compile(r"[-+]?\d+(\.\d*)?[eE][-+]?\d+$"), list("-+0123456789")
-)
 
 
 def read(folder: str | Path) -> list[Record]:
@@ -155,18 +146,18 @@ def parse(path: Path) -> dict:
 def settings(folder: Path) -> dict[str, Any]:
     """config.yaml, flat; {} where there is none that can be read."""
     try:
-        text = (folder / "config.yaml").read_text(encoding="utf-8")
+        text = texts.text(folder / "config.yaml", "config.yaml")
         return dict(
             pair for part in re.split(r"^(?=[^\s\-#])", text, flags=re.M) for pair in block(part)
         )
-    except (OSError, ValueError, yaml.YAMLError):
+    except UserError:
         return {}
 
 
 @lru_cache(maxsize=4096)
 def block(text: str) -> tuple[tuple[str, Any], ...]:
     """One key of config.yaml with what is below it: most are the same in a thousand runs."""
-    found = yaml.load(text, Loader)
+    found = texts.tree(text)
     return tuple(flat(found).items()) if isinstance(found, dict) else ()
 
 

@@ -1,7 +1,7 @@
 """From the composed config to runs, to objects and to the name a run goes by.
 
 Nothing here imports torch: a mistake in the config is answered before that takes its seconds.
-`build` is the only caller of Hydra's instantiate; what it makes never sees a config.
+What `acgd.config.instantiate.build` makes of it never sees a config.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from acgd.config.validate import check
 from acgd.errors import UserError, one_line, printable, say_once
-from acgd.paths import WEIGHTS
+from acgd.paths import WEIGHTS, at_home, home
 
 # What may differ without the picture differing: where and how fast it is made, who is told.
 BESIDE_THE_POINT = (
@@ -35,6 +35,7 @@ BESIDE_THE_POINT = (
     "optimize",
     "report",
     "debug",
+    "trust",
     "guidance.cutout_chunk",
 )
 WHOLE_FILE = 64 * 2**20  # bytes; larger files are told apart by their size and both ends
@@ -57,6 +58,7 @@ def expand(cfg: Any) -> list[Run]:
     """One Run for each sound and seed that the config names, sounds in the outer loop."""
     plain = resolve(cfg)
     check(plain)
+    plain = {**plain, "outputs": str(at_home(str(plain["outputs"])))}
     numbers, runs = seeds(plain["seed"]), []
     for path in sounds(plain["prompt"]):
         for seed in numbers:
@@ -80,7 +82,7 @@ def run(plain: dict) -> Run:
     name = signature(plain)
     label = describe(plain["prompt"])
     slug = re.sub(r"[^\w]+", "-", label.lower()).strip("-")[:40].strip("-") or "prompt"
-    folder = Path(plain["outputs"]) / str(plain["name"]) / f"{slug}-seed{plain['seed']}-{name}"
+    folder = home(plain["outputs"], plain["name"]) / f"{slug}-seed{plain['seed']}-{name}"
     return Run(plain, plain["seed"], name, label, folder)
 
 
