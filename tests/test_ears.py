@@ -245,8 +245,9 @@ def learn(data, tmp_path, untaught, weights, monkeypatch):
     def go(out, steps):
         out = tmp_path / out
         out.mkdir(exist_ok=True)
-        args = argparse.Namespace(**known, out=out, steps=steps, cooldown=0, warmup=2, every=4)
-        args.batch, args.lr, args.seed, args.threads = 16, 1e-3, 0, 1
+        given = [f"--out={out}", f"--steps={steps}", "--warmup=2"]
+        parser = loop.options(argparse.ArgumentParser(), lr=1e-3, batch=16)
+        args = argparse.Namespace(**known, **vars(parser.parse_args(given)))
         names = audioset()[1]
         names += [f"other {i}" for i in range(521 - len(names))]
         training = ears.Training(args, untaught, Prior(concepts, names))

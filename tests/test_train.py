@@ -5,24 +5,44 @@ import csv
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
 
-from acgd.training import diffusion
+from acgd.errors import UserError
+from acgd.models.autoencoder import Autoencoder
+from acgd.training import autoencoder, encoder, export, latent_diffusion, loop
 from acgd.training.data.pairs import Pairs, concept_prompts, views
 from acgd.training.data.sound_views import SAMPLE_RATE, Sounds, disturb, resampled, window
 from acgd.training.encoder import contrast
 
-SMALL = {
-    **diffusion.ARCHITECTURE,
+SMALL = {  # of the network that draws
+    **latent_diffusion.ARCHITECTURE,
+    "image_size": 4,
     "num_channels": 32,
     "channel_mult": "1,1",
-    "attention_resolutions": "8",
-    "cond_dim": 8,
+    "attention_resolutions": "2",
+    "cond_dim": 16,
+}
+EYES = {
+    **encoder.ARCHITECTURES["encoder"],
+    "embed_dim": 16,
+    "vision_width": 8,
+    "transformer_width": 16,
+    "transformer_layers": 1,
+    "audio_width": 16,
+}
+AUTOENCODER = {
+    "image_size": 32,
+    "latent_size": 4,
+    "encoder_widths": [16, 16],
+    "encoder_depths": [1, 1],
+    "decoder_widths": [16, 16, 16],
+    "decoder_depths": [1, 1, 1],
 }
 
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
-    """A data set of twelve pictures, conditions for them and four sounds."""
+    """A data set of twelve pictures and four sounds."""
     folder, rng = tmp_path_factory.mktemp("data"), np.random.default_rng(0)
     concept = np.array(["dog"] * 4 + ["rain"] * 4 + [""] * 4)
     np.savez(
@@ -35,14 +55,6 @@ def data(tmp_path_factory):
         group=np.array(["Objects"] * 12),
         holdout=np.array([i in (0, 4) for i in range(12)]),
     )
-    embed = rng.normal(size=(14, 8))
-    np.savez(
-        folder / "cond.npz",
-        embed=embed / np.linalg.norm(embed, axis=1, keepdims=True),
-        image=np.arange(12)[:, None],
-        text=np.array([[12, -1] if c == "dog" else [13, 12] for c in concept]),
-        audio=np.full((12, 1), -1),
-    )
     lengths = [SAMPLE_RATE, SAMPLE_RATE // 4, 3 * SAMPLE_RATE, SAMPLE_RATE]
     np.save(folder / "sounds.npy", rng.integers(-9000, 9000, sum(lengths), dtype=np.int16))
     with open(folder / "sounds.csv", "w", newline="") as f:
@@ -54,38 +66,149 @@ def data(tmp_path_factory):
     return folder
 
 
-def train(data, out, steps, monkeypatch):
-    monkeypatch.setattr(diffusion, "ARCHITECTURE", SMALL)
-    monkeypatch.setattr(diffusion, "preview", lambda *args: None)
-    argv = [f"--data={data}", f"--out={out}", f"--cond={data / 'cond.npz'}", "--batch=4"]
-    diffusion.main([*argv, f"--steps={steps}"])
-    return torch.load(out / "state.pt", weights_only=True)
+@pytest.fixture(scope="module")
+def latents(data, tmp_path_factory):
+    """The folder of training.latents for the twelve pictures."""
+    folder, rng = tmp_path_factory.mktemp("latents"), np.random.default_rng(1)
+    embed = rng.normal(size=(14, 16))
+    embed /= np.linalg.norm(embed, axis=1, keepdims=True)
+    emoji = ["🐕"] * 4 + ["🌧️"] * 4 + [f"e{i}" for i in range(4)]
+    np.savez(
+        folder / "latents.npz",
+        latents=rng.normal(size=(12, 2, 8, 4, 4)).astype(np.float16),
+        embed=embed,
+        text=np.array([[12, -1]] * 4 + [[13, 12]] * 8),
+        labels=embed[12:],
+        style=np.array(["noto", "twemoji"] * 6),
+        concept=np.array(["dog"] * 4 + ["rain"] * 4 + [""] * 4),
+        emoji=np.array([latent_diffusion.code(e) for e in emoji]),
+        name=np.array(["dog"] * 4 + ["rain"] * 4 + ["rabbit", "tiger", "x", "y"]),
+        group=np.array(["Objects"] * 12),
+    )
+    torch.manual_seed(0)
+    model = {"model": Autoencoder(**AUTOENCODER).state_dict()}
+    torch.save({"modules": model}, folder / "autoencoder.pt")
+    return folder
 
 
-def test_interrupted_training_goes_on_exactly(data, tmp_path, monkeypatch):
-    whole = train(data, tmp_path / "a", 6, monkeypatch)
-    train(data, tmp_path / "b", 3, monkeypatch)
-    parts = train(data, tmp_path / "b", 6, monkeypatch)
-    assert whole["step"] == parts["step"] == 6
-    for key, value in whole["unet"].items():
-        assert torch.equal(value, parts["unet"][key]), key
-    assert torch.equal(whole["rng"], parts["rng"])
+@pytest.fixture
+def small(monkeypatch):
+    """All networks at a size that learns in seconds."""
+    monkeypatch.setattr(latent_diffusion, "ARCHITECTURE", SMALL)
+    monkeypatch.setattr(encoder, "UNET", SMALL)
+    monkeypatch.setitem(encoder.ARCHITECTURES, "encoder", EYES)
+    monkeypatch.setitem(autoencoder.ARCHITECTURES, 128, AUTOENCODER)
 
 
-def test_pictures_of_concepts_weigh_most(data):
-    pictures = diffusion.Pictures(data, share=0.7)
-    assert pictures.weight[:8].sum() == pytest.approx(0.7)
-    _, x = pictures.draw(5, torch.Generator().manual_seed(0))
-    assert x.shape == (5, 3, 64, 64) and x.min() >= -1 and x.max() <= 1
+@pytest.fixture
+def diffusion(small, latents):
+    def train(out, steps):
+        given = [f"--latents={latents}", f"--out={out}", f"--steps={steps}", "--batch=4"]
+        latent_diffusion.main(given)
+        return torch.load(out / "state.pt", weights_only=True)
+
+    return train
 
 
-def test_conditions_are_a_pictures_own(data):
-    conditions = diffusion.Conditions(data / "cond.npz")
-    dog = torch.zeros(500, dtype=torch.long)
-    drawn = conditions.draw(dog, torch.Generator().manual_seed(0))
-    assert torch.allclose(drawn.norm(dim=1), torch.ones(500), atol=1e-5)
-    nearest = (drawn @ conditions.embed.T).argmax(1)
-    assert set(nearest.tolist()) == {0, 12}  # its own embedding and its text, no other picture's
+@pytest.fixture
+def eyes(small, data):
+    def train(out, steps, *more):
+        given = ["encoder", f"--data={data}", f"--out={out}", f"--steps={steps}", "--batch=4"]
+        encoder.main([*given, *more])
+        return torch.load(out / "state.pt", weights_only=True)
+
+    return train
+
+
+def assert_same(a: dict, b: dict) -> None:
+    assert a["step"] == b["step"] and torch.equal(a["rng"], b["rng"])
+    for name, module in a["modules"].items():
+        for key, value in module.items():
+            assert torch.equal(value, b["modules"][name][key]), (name, key)
+
+
+def test_an_interrupted_diffusion_model_learns_on_exactly(diffusion, tmp_path):
+    whole = diffusion(tmp_path / "a", 6)
+    diffusion(tmp_path / "b", 3)
+    with open(tmp_path / "b" / "log.csv", newline="") as file:
+        assert [row["step"] for row in csv.DictReader(file)] == ["3"]
+    assert_same(whole, diffusion(tmp_path / "b", 6))
+    assert (tmp_path / "a" / "preview_000006.png").is_file()
+
+
+def test_concepts_and_names_have_their_shares(diffusion, latents):
+    drawn = latent_diffusion.Latents(latents, ["noto", "twemoji"], 0.5, 0.4)
+    assert drawn.weight[:8].sum() == pytest.approx(0.5)
+    assert drawn.weight[8:10].sum() == pytest.approx(0.4)  # rabbit and tiger are in names.txt
+    z, cond, style = drawn.draw(64, torch.Generator().manual_seed(0))
+    assert z.shape == (64, 8, 4, 4) and set(style.tolist()) <= {0, 1}
+    assert torch.allclose(cond.norm(dim=1), torch.ones(64), atol=1e-5)
+
+
+def test_an_encoder_learns_words_and_then_what_the_diffusion_model_predicts(
+    eyes, diffusion, latents, tmp_path
+):
+    first = eyes(tmp_path / "first", 4)
+    assert {"clean@1", "clean@5"} == set(first["progress"])
+    diffusion(tmp_path / "unet", 2)
+    state, init = tmp_path / "unet" / "state.pt", tmp_path / "first" / "state.pt"
+    more = [f"--diffusion={state}", f"--latents={latents}", f"--init={init}", "--lock-text"]
+    whole = eyes(tmp_path / "a", 4, *more, "--adversarial")
+    assert {"denoised@1", "denoised@5"} < set(whole["progress"])
+    before, after = first["modules"]["model"], whole["modules"]["model"]
+    moved = {key for key, value in before.items() if not torch.equal(value, after[key])}
+    assert moved and all(key.startswith("visual") for key in moved)
+    eyes(tmp_path / "b", 2, *more, "--adversarial")
+    assert_same(whole, eyes(tmp_path / "b", 4, *more, "--adversarial"))
+
+
+def test_a_diffusion_model_needs_its_latents(eyes, tmp_path, capsys):
+    with pytest.raises(SystemExit):
+        eyes(tmp_path, 1, "--diffusion=state.pt")
+    assert "--diffusion needs --latents" in capsys.readouterr().err
+
+
+def test_what_was_trained_is_exported_with_its_sizes(diffusion, tmp_path, monkeypatch):
+    diffusion(tmp_path / "unet", 2)
+    monkeypatch.setattr(export, "UNET", SMALL)
+    state = tmp_path / "unet" / "state.pt"
+    monkeypatch.setattr("sys.argv", ["export", "unet", f"--state={state}", f"--out={tmp_path}"])
+    export.main()
+    ema = torch.load(state, weights_only=True)["modules"]["ema"]
+    found = load_file(tmp_path / "tiny_unet.safetensors")
+    assert found.keys() == ema.keys()
+    assert all(torch.equal(found[key], value.half()) for key, value in ema.items())
+    assert export.read_config(tmp_path / "tiny_unet.safetensors") == SMALL
+    monkeypatch.setattr("sys.argv", ["export", "autoencoder", f"--out={tmp_path}"])
+    with pytest.raises(SystemExit):
+        export.main()
+
+
+def test_rates_rise_stay_and_fall():
+    import argparse
+
+    parser = loop.options(argparse.ArgumentParser(), lr=1.0, batch=1)
+    args = parser.parse_args(["--out=x", "--steps=100", "--cooldown=40", "--warmup=10"])
+    rates = [loop.rate(args, step) for step in range(100)]
+    assert rates[0] == pytest.approx(0.1) and rates[9:60] == [1.0] * 51
+    assert rates[80] == pytest.approx(0.5) and rates[99] < 0.01
+    args.decay = "linear"
+    assert loop.rate(args, 90) == pytest.approx(0.25)
+
+
+def test_a_training_of_another_configuration_does_not_go_on(diffusion, tmp_path, monkeypatch):
+    diffusion(tmp_path / "a", 1)
+    monkeypatch.setitem(SMALL, "cond_dim", 8)
+    with pytest.raises(UserError, match="another configuration: choose another --out"):
+        diffusion(tmp_path / "a", 2)
+
+
+def test_a_training_is_watched_offline_in_wandb(diffusion, latents, tmp_path, monkeypatch):
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    out = tmp_path / "a"
+    given = [f"--latents={latents}", f"--out={out}", "--steps=2", "--batch=4", "--wandb=acgd"]
+    latent_diffusion.main(given)
+    assert list(out.glob("wandb/offline-run-*/*.wandb"))
 
 
 def test_pairs_never_draw_what_is_held_out(data):

@@ -1,7 +1,6 @@
 """Training MusCaps on a small folder laid out as Clotho is."""
 
 import csv
-import json
 import shutil
 
 import numpy as np
@@ -72,6 +71,8 @@ def run(clotho, out, *more: str) -> dict:
 
 
 def test_an_overfitted_captioner_says_what_it_was_told(clotho, tmp_path):
+    first = run(clotho, tmp_path, "--epochs", "1", "--patience", "80")["progress"]["val"]
+    shutil.rmtree(tmp_path)
     run(clotho, tmp_path, "--epochs", "80", "--patience", "80")
     describer = MusCapsDescriber(
         str(tmp_path / "best_model.pth.tar"),
@@ -84,8 +85,9 @@ def test_an_overfitted_captioner_says_what_it_was_told(clotho, tmp_path):
     waves = [soundfile.read(item.path, dtype="float32") for item in items(clotho)]
     for (wave, rate), caption in zip(waves, SAID.values(), strict=True):
         assert describer(wave, rate) == [" ".join(training.split_words(caption))]
-    lines = (tmp_path / "log.jsonl").read_text().splitlines()
-    assert json.loads(lines[-1])["val"] < 0.6 < 1.5 < json.loads(lines[0])["val"]
+    with open(tmp_path / "log.csv", newline="") as file:
+        lines = list(csv.DictReader(file))
+    assert float(lines[-1]["val"]) < 0.6 < 1.5 < first
 
 
 def items(clotho):
@@ -98,22 +100,34 @@ def test_a_stopped_training_goes_on_to_the_bit(clotho, tmp_path, monkeypatch):
     expected = run(clotho, whole, "--epochs", "3")
     for split in ("development", "validation"):
         shutil.copy(whole / f"features_{split}.pt", parts)  # heard once
-    monkeypatch.setattr(training, "SAVE_EVERY", 1)
     step = training.Training.advance
 
-    def stumble(self, chosen):
-        if self.epoch == 1 and self.place == 1:
+    def stumble(self):
+        if self.step == self.steps + 1:
             raise KeyboardInterrupt
-        return step(self, chosen)
+        return step(self)
 
     monkeypatch.setattr(training.Training, "advance", stumble)
     with pytest.raises(KeyboardInterrupt):
-        run(clotho, parts, "--epochs", "3")
+        run(clotho, parts, "--epochs", "3", "--every", "0")
     monkeypatch.setattr(training.Training, "advance", step)
     found = run(clotho, parts, "--epochs", "3")
-    assert found["epoch"] == 3 and found["best"] == expected["best"]
-    for key, value in expected["model"].items():
-        assert torch.equal(found["model"][key], value), key
+    assert found["progress"] == expected["progress"] and found["progress"]["epoch"] == 3
+    assert found["step"] == expected["step"]
+    for name, module in expected["modules"].items():
+        for key, value in module.items():
+            assert torch.equal(found["modules"][name][key], value), (name, key)
+
+
+def test_patience_ends_a_training(clotho, tmp_path):
+    found = run(clotho, tmp_path, "--epochs", "9", "--patience", "1", "--lr", "9")
+    assert found["progress"]["stale"] == 1 and found["progress"]["epoch"] < 9
+
+
+def test_another_configuration_does_not_go_on(clotho, tmp_path):
+    run(clotho, tmp_path, "--epochs", "1")
+    with pytest.raises(SystemExit, match=r"state\.pt is of another configuration"):
+        run(clotho, tmp_path, "--epochs", "2", "--attention", "24")
 
 
 def test_a_wrong_folder_is_told_in_a_line(clotho, tmp_path):

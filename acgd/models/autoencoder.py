@@ -52,7 +52,7 @@ class Encoder(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         h = self.high(self.enter(F.pixel_unshuffle(x, BORDER)))
         h = self.low(self.down(F.pixel_unshuffle(h, 2)))
-        return self.norm(self.leave(F.silu(h)))
+        return self.norm(self.leave(F.silu(h)).float())
 
 
 class Decoder(nn.Module):

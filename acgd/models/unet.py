@@ -120,10 +120,21 @@ class AttentionBlock(nn.Module):
             q, k, v = h.view(b, -1, 3, self.heads, c // self.heads).permute(2, 0, 3, 1, 4)
         else:
             q, k, v = h.view(b, -1, self.heads, 3, c // self.heads).permute(3, 0, 2, 1, 4)
-        h = F.scaled_dot_product_attention(q, k, v)  # (B, heads, HW, C / heads)
+        h = attention(q, k, v)  # (B, heads, HW, C / heads)
         h = h.transpose(1, 2).reshape(b, height * width, c)
         h = linear(self.proj_out, h).to(x.dtype)
         return x + h.view(b, height, width, c).permute(0, 3, 1, 2)
+
+
+def attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """softmax(q k^T / sqrt(d)) v; q, k, v (B, heads, N, d).
+
+    In mixed precision on a CPU, where we train, as plain products: the fused kernel's way back in
+    bf16 takes half as long again as the whole network does with these.
+    """
+    if torch.is_autocast_enabled("cpu") and q.device.type == "cpu":
+        return ((q * q.shape[-1] ** -0.5) @ k.transpose(-1, -2)).softmax(-1).to(v.dtype) @ v
+    return F.scaled_dot_product_attention(q, k, v)
 
 
 def linear(conv: nn.Conv1d, h: Tensor) -> Tensor:
@@ -220,7 +231,7 @@ class UNet(nn.Module):
         def res(c_in, c_out, mode=None):
             return ResBlock(c_in, emb_dim, c_out, dropout, use_scale_shift_norm, mode)
 
-        def attention(c, heads):
+        def attend_to(c, heads):
             heads = heads if num_head_channels == -1 else c // num_head_channels
             return AttentionBlock(c, heads, use_new_attention_order)
 
@@ -231,7 +242,7 @@ class UNet(nn.Module):
             for _ in range(num_res_blocks):
                 blocks, ch = [res(ch, width)], width
                 if rate in attend:
-                    blocks.append(attention(ch, num_heads))
+                    blocks.append(attend_to(ch, num_heads))
                 self.input_blocks.append(Stage(*blocks))
                 skips.append(ch)
             if level < len(widths) - 1:
@@ -240,7 +251,7 @@ class UNet(nn.Module):
                 skips.append(ch)
                 rate *= 2
 
-        self.middle_block = Stage(res(ch, ch), attention(ch, num_heads), res(ch, ch))
+        self.middle_block = Stage(res(ch, ch), attend_to(ch, num_heads), res(ch, ch))
 
         heads_up = num_heads if num_heads_upsample == -1 else num_heads_upsample
         self.output_blocks = nn.ModuleList()
@@ -248,7 +259,7 @@ class UNet(nn.Module):
             for i in range(num_res_blocks + 1):
                 blocks, ch = [res(ch + skips.pop(), width)], width
                 if rate in attend:
-                    blocks.append(attention(ch, heads_up))
+                    blocks.append(attend_to(ch, heads_up))
                 if level and i == num_res_blocks:
                     blocks.append(res(ch, ch, "up") if resblock_updown else Upsample(ch))
                     rate //= 2

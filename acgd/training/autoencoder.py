@@ -30,7 +30,7 @@ ARCHITECTURES = {
     128: {"image_size": 128},
     256: {
         "image_size": 256,
-        "decoder_widths": (160, 96, 40, 24),
+        "decoder_widths": (160, 96, 40, 32),
         "decoder_depths": (2, 2, 1, 1),
     },
 }
@@ -77,19 +77,22 @@ class Training:
             self.trained = list(self.model.decoder.parameters())
         self.modules = {"model": self.model}
         self.distance = PerceptualDistance().to(**FASTER)
-        self.optimizer = torch.optim.AdamW(self.trained, args.lr, (0.9, 0.99), weight_decay=1e-4)
+        self.optimizer = torch.optim.AdamW(
+            self.trained, args.lr, (0.9, 0.99), weight_decay=1e-4, fused=True
+        )
         self.pictures = Crops(args.data, args.size)
 
     def advance(self) -> dict[str, float]:
         x = self.pictures.draw(self.args.batch, self.args.crop, self.rng)
         self.model.encoder.train(not self.args.start)
-        with torch.set_grad_enabled(not self.args.start):
-            z = self.model.encode(x)
+        with torch.set_grad_enabled(not self.args.start), loop.mixed_precision():
+            z = self.model.encode(x).float()
         n = len(z)
         amount = 0.6 * torch.rand(n, 1, 1, 1, generator=self.rng)
         amount = amount * (torch.rand(n, 1, 1, 1, generator=self.rng) < 0.5)
         z = z + amount * torch.randn(z.shape, generator=self.rng)
-        y = self.model.decode(z.contiguous(**FASTER))
+        with loop.mixed_precision():
+            y = self.model.decode(z.contiguous(**FASTER)).float()
         l1, l2, apart = (y - x).abs().mean(), (y - x).square().mean(), self.distance(y, x)
         loss = l1 + l2 + self.args.perceptual * apart
         self.optimizer.zero_grad(set_to_none=True)

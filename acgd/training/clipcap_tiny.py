@@ -1,7 +1,7 @@
 """Train the embedded captioner: a mapper and a small GPT-2 over what the embedded judge sees.
 
     python -m acgd.training.clipcap_tiny train --data data --judge runs/judge/state.pt \\
-        --out runs/clipcap --minutes 5
+        --out runs/clipcap --steps 4000
     python -m acgd.training.clipcap_tiny export --out runs/clipcap
     python -m acgd.training.clipcap_tiny evaluate --data data --pictures outputs
 
@@ -29,6 +29,7 @@ from torch import Tensor
 from acgd.captioners.clipcap_tiny import TinyClipCap, glimpse
 from acgd.models.audioclip import AudioCLIP
 from acgd.models.clipcap import TIED, ClipCap
+from acgd.training import loop
 from acgd.training.data import picture_sentences
 from acgd.training.data.pairs import Pairs, views
 from acgd.training.encoder import ARCHITECTURES, load_towers
@@ -120,7 +121,7 @@ class Training:
     def __init__(self, args: argparse.Namespace):
         from tokenizers import Tokenizer
 
-        self.args, self.rng = args, torch.Generator().manual_seed(args.seed)
+        self.args, self.rng = args, torch.default_generator  # dropout asks no other
         judge = read_judge(args.judge)
         self.judge = fingerprint(judge.visual)
         self.pairs = Pairs(args.data, judge.context_length, args.share)
@@ -137,7 +138,8 @@ class Training:
         self.config = {**ARCHITECTURE, "vocab_size": size}
         torch.manual_seed(args.seed)
         self.model = ClipCap(**self.config).train()
-        self.opt = torch.optim.AdamW(
+        self.modules = {"model": self.model}
+        self.optimizer = torch.optim.AdamW(
             self.model.parameters(), args.lr, betas=(0.9, 0.98), weight_decay=0.05
         )
         began = time.time()
@@ -155,47 +157,31 @@ class Training:
             row[: len(ids)] = torch.tensor(ids)
         return self.seen.draw(index, self.rng), tokens
 
-    def advance(self, left: float, warm: float) -> float:
-        """One step; `left` is the share of the time that is left, `warm` of the warm-up done."""
-        for group in self.opt.param_groups:
-            group["lr"] = self.args.lr * min(1.0, warm) * left**0.5
+    def advance(self) -> dict[str, float]:
         seen, tokens = self.batch()
         seen = F.dropout(seen, self.args.drop)
         said = self.model(tokens[:, :-1].clamp(min=0), seen)[:, self.model.prefix_length - 1 :]
         loss = F.cross_entropy(said.flatten(0, 1), tokens.flatten(), ignore_index=IGNORED)
-        self.opt.zero_grad(set_to_none=True)
+        self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
-        self.opt.step()
-        return loss.item()
+        self.optimizer.step()
+        return {"loss": loss.item()}
 
-    def save(self) -> None:
-        state = {"model": self.model.state_dict(), "config": json.dumps(self.config)}
-        state |= {"tokenizer": self.tokenizer, "judge": self.judge}
-        self.args.out.mkdir(parents=True, exist_ok=True)
-        save(self.args.out / "state.pt", state)
 
-    def share_done(self, spent: float, limit: float, step: int) -> float:
-        """How much of the training is done: of its steps where they are given, else of its time."""
-        return step / self.args.steps if self.args.steps else spent / limit
-
-    def run(self) -> None:
-        began, limit, step, mean = time.time(), 60 * self.args.minutes, 0, None
-        while (done := self.share_done(time.time() - began, limit, step)) < 1:
-            loss = self.advance(left=1 - done, warm=(step + 1) / 100)
-            mean = loss if mean is None else 0.98 * mean + 0.02 * loss
-            step += 1
-            if step % 200 == 0:
-                line = {"step": step, "loss": round(mean, 4), "done": round(done, 3)}
-                print(json.dumps(line), flush=True)
-        self.save()
+def train(args: argparse.Namespace) -> None:
+    args.cooldown = args.cooldown or args.steps
+    training = Training(args)
+    loop.run(training, args)
+    about = {"config": json.dumps(training.config), "tokenizer": training.tokenizer}
+    save(args.out / "about.pt", about | {"judge": training.judge})
 
 
 def export(args: argparse.Namespace) -> None:
     """float16 safetensors with architecture, tokenizer and the judge's fingerprint inside."""
-    state = torch.load(args.out / "state.pt", weights_only=True)
-    tensors = {key: value for key, value in state["model"].items() if key != TIED}
-    about = {key: state[key] for key in ("config", "tokenizer", "judge")}
+    model = torch.load(args.out / "state.pt", weights_only=True)["modules"]["model"]
+    about = torch.load(args.out / "about.pt", weights_only=True)
+    tensors = {key: value for key, value in model.items() if key != TIED}
     write(args.weights / "tiny_clipcap.safetensors", tensors, about)
 
 
@@ -248,25 +234,20 @@ def evaluate(args: argparse.Namespace) -> None:
 def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
     parser.add_argument("what", choices=["train", "export", "evaluate"])
+    loop.options(parser, lr=2e-3, batch=128, out=Path("runs/clipcap")).set_defaults(steps=4000)
     parser.add_argument("--data", type=Path, default=Path("data"))
     parser.add_argument("--judge", type=Path, help="its training's state.pt, or its weights")
-    parser.add_argument("--out", type=Path, default=Path("runs/clipcap"))
     parser.add_argument("--weights", type=Path, default=WEIGHTS)
-    parser.add_argument("--minutes", type=float, default=5)
-    parser.add_argument("--steps", type=int, help="in place of --minutes")
-    parser.add_argument("--batch", type=int, default=128)
-    parser.add_argument("--lr", type=float, default=2e-3)
     parser.add_argument("--drop", type=float, default=0.2, help="of what the judge sees")
     parser.add_argument("--share", type=float, default=0.7, help="of pictures of the concepts")
     parser.add_argument("--views", type=int, default=24, help="of each picture of a concept")
     parser.add_argument("--views-of-others", type=int, default=4)
-    parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--judge-weights", type=Path, default=WEIGHTS / "tiny_judge.safetensors")
     parser.add_argument("--pictures", type=Path, help="a folder of finished runs")
     parser.add_argument("--how", default="beam", help="beam, greedy or top_p")
     args = parser.parse_args(argv)
     if args.what == "train":
-        Training(args).run()
+        train(args)
     elif args.what == "export":
         export(args)
     else:

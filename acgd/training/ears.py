@@ -150,7 +150,9 @@ class Training:
             scores = self.teacher.scores(wanted)
             chance = torch.sigmoid(scores)
             guess = self.map.chances(wanted, self.prior(scores))
-        heard = self.listener.ears.listen(mask(self.patches.mel[index].float(), self.rng))
+        mel = mask(self.patches.mel[index].float(), self.rng)
+        with loop.mixed_precision():
+            heard = self.listener.ears.listen(mel).float()
         error = (heard - wanted).square().mean() / wanted.square().mean()
         likeness = F.cosine_similarity(heard, wanted, dim=1).mean()
         said = F.binary_cross_entropy_with_logits(

@@ -1,25 +1,24 @@
 """Train an embedded encoder's picture and text towers (CLIP's contrastive loss) on open emoji.
 
-    python -m acgd.training.encoder encoder --data data --out runs/encoder
-    python -m acgd.training.encoder encoder --unet runs/diffusion/state.pt --lock-text --adversarial
-    python -m acgd.training.encoder judge   --data data --out runs/judge
+    python -m acgd.training.encoder encoder --data data --out runs/encoder --steps 20000
+    python -m acgd.training.encoder encoder --init runs/encoder/state.pt --out runs/encoder_2 \\
+        --diffusion runs/diffusion/state.pt --latents runs/latents --lock-text --adversarial
+    python -m acgd.training.encoder judge --data data --out runs/judge --steps 20000
 
 Batches hold pictures, a text for each, and a text for each concept; a picture's right answers are
-all texts with its label. With --unet the pictures are what the encoder sees while it guides: the
-diffusion model's x0-predictions at every noise level. With --adversarial half of them are moved a
-little to where the loss grows (Goodfellow et al. 2015), which makes input gradients mean something
-(Ganz & Elad 2022 on perceptually aligned gradients). State is saved every few minutes and training
-goes on from it.
+all texts with its label. With --diffusion most pictures are what the encoder sees while it
+guides: the diffusion model's x0-predictions at every noise level. With --adversarial half of them
+are moved a little to where the loss grows (Goodfellow et al. 2015), which makes input gradients
+mean something (Ganz & Elad 2022 on perceptually aligned gradients).
 """
 
 from __future__ import annotations
 
 import argparse
-import json
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -29,9 +28,11 @@ from acgd.diffusion.process import Diffusion
 from acgd.media.preprocess import normalise
 from acgd.models.audioclip import AudioCLIP
 from acgd.models.unet import UNet
+from acgd.training import loop
+from acgd.training.autoencoder import FASTER
 from acgd.training.data.pairs import Pairs, views
-from acgd.training.diffusion import ARCHITECTURE as UNET
-from acgd.training.state import save
+from acgd.training.latent_diffusion import ANY, read_autoencoder
+from acgd.training.latent_diffusion import ARCHITECTURE as UNET
 
 SHARED = {
     "embed_dim": 128,
@@ -60,31 +61,32 @@ ARCHITECTURES = {
 }
 STRENGTH = {"encoder": 1.0, "judge": 1.2}  # of the augmentation
 SEED = {"encoder": 0, "judge": 1}
+SEEN = 0.75  # share of pictures that are predictions, with a diffusion model
 RADIUS = 0.03  # of adversarial steps, at most, in [0, 1] units
 
 
 class Denoised:
-    """x0-predictions of pictures at random noise levels, as the encoder meets them in guidance."""
+    """x0-predictions of training pictures at random noise levels, decoded to pixels: what the
+    encoder meets in guidance. folder: of training.latents, whose rows are the pictures'."""
 
-    def __init__(self, state: Path):
+    def __init__(self, state: Path, folder: Path):
         self.unet = UNet(**UNET).eval().requires_grad_(False).to(memory_format=torch.channels_last)
-        self.path, self.stamp = state, 0.0
-        self.abar = torch.from_numpy(Diffusion("cosine", learn_sigma=False).alphas_cumprod).float()
-
-    def refresh(self) -> None:
-        """Take the newest weights, since the diffusion model may still be in training."""
-        if self.path.stat().st_mtime > self.stamp:
-            self.stamp = self.path.stat().st_mtime
-            self.unet.load_state_dict(torch.load(self.path, weights_only=True)["ema"])
+        self.unet.load_state_dict(torch.load(state, weights_only=True)["modules"]["ema"])
+        self.autoencoder = read_autoencoder(folder / "autoencoder.pt")
+        self.z = torch.from_numpy(np.load(folder / "latents.npz")["latents"][:, 0])  # (N, C, s, s)
+        self.process = Diffusion("cosine", learn_sigma=False)
 
     @torch.no_grad()
-    def __call__(self, x: Tensor, rng: torch.Generator) -> Tensor:
-        """(n, 3, S, S) in [0, 1] -> the same at one noise level each, seen through the UNet."""
-        u = torch.rand(len(x), generator=rng)
-        t = (u * 950).long()
-        a = self.abar[t][:, None, None, None]
-        x_t = a.sqrt() * (2 * x - 1) + (1 - a).sqrt() * torch.randn(x.shape, generator=rng)
-        return ((self.unet(x_t, t.float()) + 1) / 2).clamp(0, 1)
+    def __call__(self, index: Tensor, rng: torch.Generator) -> Tensor:
+        """(n, 3, S, S) in [0, 1]: the pictures at one noise level each, seen through the UNet."""
+        z, n = self.z[index].float(), len(index)
+        t = (torch.rand(n, generator=rng) * 950).long()
+        a, s = (self.process.pick(f"sqrt_{name}alphas_cumprod", t) for name in ("", "one_minus_"))
+        x = (a * z + s * torch.randn(z.shape, generator=rng)).contiguous(**FASTER)
+        with loop.mixed_precision():
+            v = self.unet(x, t.float(), y=torch.full((n,), ANY)).float()
+            pixels = self.autoencoder.decode((a * x - s * v).contiguous(**FASTER)).float()
+        return ((pixels + 1) / 2).clamp(0, 1)
 
 
 def encode(model: AudioCLIP, x: Tensor) -> Tensor:
@@ -122,13 +124,11 @@ def measure(model: AudioCLIP, pairs: Pairs, denoised: Denoised | None) -> dict[s
     """Share of held-out pictures of concepts whose name ranks first (and among five)."""
     model.eval()
     index = (pairs.holdout & pairs.named).nonzero()[:, 0]
-    texts = concept_embeddings(model, pairs)
-    out = {}
-    for name, transform in (("clean", None), ("denoised", denoised)):
-        if name == "denoised" and transform is None:
-            continue
-        x = pairs.images(index)
-        x = transform(x, torch.Generator().manual_seed(0)) if transform else x
+    texts, out = concept_embeddings(model, pairs), {}
+    views = {"clean": pairs.images(index)}
+    if denoised:
+        views["denoised"] = denoised(index, torch.Generator().manual_seed(0))
+    for name, x in views.items():
         similarity = encode(model, x) @ texts.T
         rank = (similarity > similarity.gather(1, pairs.label[index][:, None])).sum(1)
         out[f"{name}@1"] = round((rank < 1).float().mean().item(), 3)
@@ -137,16 +137,14 @@ def measure(model: AudioCLIP, pairs: Pairs, denoised: Denoised | None) -> dict[s
     return out
 
 
-def load_model(path: Path) -> dict[str, Tensor]:
-    """A whole model's tensors from a training's state.pt or from embedded weights."""
-    if path.suffix == ".safetensors":
-        return {key: value.float() for key, value in load_state(path).items()}
-    return torch.load(path, weights_only=True)["model"]
-
-
 def load_towers(model: AudioCLIP, path: Path) -> None:
-    """The picture and text towers of another training; the audio head stays as it is."""
-    towers = {k: v for k, v in load_model(path).items() if not k.startswith("audio.")}
+    """The picture and text towers of a training's state.pt or of embedded weights; the audio head
+    stays as it is."""
+    if path.suffix == ".safetensors":
+        found = {key: value.float() for key, value in load_state(path).items()}
+    else:
+        found = torch.load(path, weights_only=True)["modules"]["model"]
+    towers = {k: v for k, v in found.items() if not k.startswith("audio.")}
     model.load_state_dict({**model.state_dict(), **towers})
 
 
@@ -154,28 +152,22 @@ class Training:
     """The picture tower and, unless locked, the text tower, step by step."""
 
     def __init__(self, args: argparse.Namespace):
-        self.args, self.step, self.running = args, 0, None
-        args.out.mkdir(parents=True, exist_ok=True)
-        self.strength = STRENGTH[args.role]
-        torch.manual_seed(SEED[args.role])
-        self.rng = torch.Generator().manual_seed(SEED[args.role])
+        self.args, self.strength = args, STRENGTH[args.role]
+        seed = args.seed + SEED[args.role]
+        torch.manual_seed(seed)
+        self.rng = torch.Generator().manual_seed(seed)
         self.model = AudioCLIP(**ARCHITECTURES[args.role])
-        self.model.visual.to(memory_format=torch.channels_last)
-        self.state_file = args.out / "state.pt"
-        if self.state_file.exists():
-            load_towers(self.model, self.state_file)
-            state = torch.load(self.state_file, weights_only=True)
-            self.rng.set_state(state["rng"])
-            self.step = state["step"]
-        elif args.init:
+        self.model.visual.to(**FASTER)
+        if args.init:
             load_towers(self.model, args.init)
+        self.modules = {"model": self.model}
         self.trained = list(self.choose())
-        self.opt = torch.optim.AdamW(
+        self.optimizer = torch.optim.AdamW(
             self.trained, args.lr, betas=(0.9, 0.98), weight_decay=0.02, fused=True
         )
         self.pairs = Pairs(args.data, self.model.context_length, args.share)
-        self.denoised = Denoised(args.unet) if args.unet else None
-        self.first, self.start = self.step, time.time()
+        self.denoised = Denoised(args.diffusion, args.latents) if args.diffusion else None
+        self.progress = measure(self.model, self.pairs, self.denoised)
 
     def choose(self) -> Iterator[torch.nn.Parameter]:
         """What learns: never the audio head, and only the picture tower where text is locked."""
@@ -186,18 +178,15 @@ class Training:
                 yield p
 
     def pictures(self, index: Tensor) -> Tensor:
-        """Views of pictures; with a UNet three quarters of them as predicted at some noise."""
-        x = self.pairs.images(index)
-        if not self.denoised:
-            return views(x, self.rng, self.strength)
-        part = len(x) * 3 // 4
-        seen = views(self.denoised(x[:part], self.rng), self.rng, 0.5 * self.strength)
-        return torch.cat([seen, views(x[part:], self.rng, self.strength)])
+        """Views of pictures; with a diffusion model most of them as predicted at some noise."""
+        part = int(len(index) * SEEN) if self.denoised else 0
+        clean = views(self.pairs.images(index[part:]), self.rng, self.strength)
+        if not part:
+            return clean
+        seen = F.adaptive_avg_pool2d(self.denoised(index[:part], self.rng), clean.shape[-1])
+        return torch.cat([views(seen, self.rng, 0.5 * self.strength), clean])
 
-    def advance(self, left: float) -> None:
-        """One step; `left` is the share of the time that is left, from 1 to 0."""
-        if self.denoised and (self.step - self.first) % 50 == 0:
-            self.denoised.refresh()
+    def advance(self) -> dict[str, float]:
         pairs, index = self.pairs, self.pairs.draw(self.args.batch, self.rng)
         concepts = range(len(pairs.concepts))
         texts = [pairs.text_of(i, self.rng) for i in index.tolist()]
@@ -215,50 +204,32 @@ class Training:
         if not self.args.lock_text:
             n = len(index)
             loss = (loss + contrast(text[:n], image, same[:, :n].T, scale)) / 2
-        self.update(loss, left)
-
-    def update(self, loss: Tensor, left: float) -> None:
-        for group in self.opt.param_groups:  # warm up, then down to nothing at the end
-            group["lr"] = self.args.lr * min(1.0, (self.step - self.first + 1) / 100) * left**0.5
-        self.opt.zero_grad(set_to_none=True)
+        self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(self.trained, 1.0)
-        self.opt.step()
-        self.step += 1
-        last = self.running if self.running is not None else loss.item()
-        self.running = 0.98 * last + 0.02 * loss.item()
+        self.optimizer.step()
+        return {"loss": loss.item()}
 
-    def save(self) -> None:
-        """State, and a line on how far it is."""
-        tensors = {"model": self.model.state_dict(), "rng": self.rng.get_state()}
-        save(self.state_file, {**tensors, "step": self.step})
-        pace = (self.step - self.first) * self.args.batch / (time.time() - self.start)
-        line = {"step": self.step, "loss": round(self.running, 4), "per_s": round(pace, 1)}
-        print(json.dumps({**line, **measure(self.model, self.pairs, self.denoised)}), flush=True)
+    def preview(self, folder: Path) -> None:
+        """What share of held-out pictures is recognised, for the log."""
+        self.progress |= measure(self.model, self.pairs, self.denoised)
 
 
 def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
+    loop.options(parser, lr=1e-3, batch=96)
     parser.add_argument("role", choices=list(ARCHITECTURES))
     parser.add_argument("--data", type=Path, default=Path("data"))
-    parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--unet", type=Path, help="the diffusion training's state.pt")
+    parser.add_argument("--diffusion", type=Path, help="state.pt of training.latent_diffusion")
+    parser.add_argument("--latents", type=Path, help="the folder that it learned from")
     parser.add_argument("--init", type=Path, help="weights to start from where no state is")
     parser.add_argument("--lock-text", action="store_true", help="keep the text tower as it is")
     parser.add_argument("--adversarial", action="store_true")
-    parser.add_argument("--minutes", type=float, default=10)
-    parser.add_argument("--batch", type=int, default=96)
-    parser.add_argument("--lr", type=float, default=1e-3)
     parser.add_argument("--share", type=float, default=0.6, help="of pictures of the concepts")
     args = parser.parse_args(argv)
-    training = Training(args)
-    saved, end = time.time(), time.time() + 60 * args.minutes
-    while time.time() < end:
-        training.advance(left=max(0.0, (end - time.time()) / (60 * args.minutes)))
-        if time.time() - saved > 120:
-            training.save()
-            saved = time.time()
-    training.save()
+    if args.diffusion and not args.latents:
+        parser.error("--diffusion needs --latents, the folder that it learned from")
+    loop.run(Training(args), args)
 
 
 if __name__ == "__main__":

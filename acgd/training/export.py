@@ -1,6 +1,7 @@
 """Write the trainings' results as embedded weights: float16 safetensors with their sizes inside.
 
-python -m acgd.training.export unet    --state runs/diffusion/state.pt
+python -m acgd.training.export unet        --state runs/diffusion/state.pt
+python -m acgd.training.export autoencoder --state runs/ae256/state.pt
 python -m acgd.training.export encoder --state runs/encoder/state.pt
 python -m acgd.training.export encoder --audio runs/ears/state.pt
 
@@ -22,8 +23,9 @@ from acgd.checkpoints.load import read_config
 from acgd.models.audioclip import AudioCLIP
 from acgd.paths import WEIGHTS
 from acgd.training import ears
-from acgd.training.diffusion import ARCHITECTURE as UNET
+from acgd.training.autoencoder import ARCHITECTURES as AUTOENCODERS
 from acgd.training.encoder import ARCHITECTURES, load_towers
+from acgd.training.latent_diffusion import ARCHITECTURE as UNET
 
 EARS = ("sample_rate", "n_fft", "hop_length", "win_length", "window", "normalized", "onesided",
         "apply_attention", "input_range")  # fmt: skip
@@ -83,14 +85,20 @@ def is_audio(setting: str) -> bool:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
-    parser.add_argument("what", choices=["unet", "encoder", "judge"])
+    parser.add_argument("what", choices=["unet", "autoencoder", "encoder", "judge"])
     parser.add_argument("--state", type=Path, help="what the training of the network has saved")
     parser.add_argument("--audio", type=Path, help="what the training of the ears has saved")
     parser.add_argument("--out", type=Path, default=WEIGHTS)
     args = parser.parse_args()
     path = args.out / f"tiny_{args.what}.safetensors"
-    if args.what == "unet":
-        config, tensors = UNET, torch.load(args.state, weights_only=True)["ema"]
+    if args.what in ("unet", "autoencoder"):
+        if not args.state:
+            parser.error(f"{args.what} needs --state, what its training has saved")
+        modules = torch.load(args.state, weights_only=True)["modules"]
+        if args.what == "unet":
+            config, tensors = UNET, modules["ema"]
+        else:
+            config, tensors = AUTOENCODERS[256], modules["model"]
     else:
         config, tensors = audioclip(path, args.state, args.audio)
     write(path, tensors, {"config": json.dumps(config)})

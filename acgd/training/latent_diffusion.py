@@ -21,31 +21,41 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
+from acgd.checkpoints.load import load_state
 from acgd.diffusion.denoiser import Denoiser
 from acgd.diffusion.noise import Noise
 from acgd.diffusion.process import Diffusion
 from acgd.diffusion.samplers.ddim import DDIM
 from acgd.models.autoencoder import Autoencoder
 from acgd.models.unet import UNet
+from acgd.paths import NAMES
 from acgd.training import loop
 from acgd.training.autoencoder import ARCHITECTURES, FASTER
 from acgd.training.data.pictures import code, read_concepts
-from acgd.training.diffusion import FILL_IN
 
 STYLES = ("noto", "twemoji", "fluent3d", "fluentflat", "notov1", "emojione", "fxemoji")
 ANY = len(STYLES)  # the class of pictures whose style is left open
 ARCHITECTURE = {
     "image_size": 16,
     "in_channels": 8,
-    "num_channels": 64,
+    "num_channels": 96,
     "num_res_blocks": 1,
-    "channel_mult": "1,2,4",
+    "channel_mult": "1,2,2.6667",
     "attention_resolutions": "8,4",
     "num_head_channels": 32,
     "use_scale_shift_norm": True,
     "class_cond": True,
     "num_classes": len(STYLES) + 1,
     "cond_dim": 128,
+}
+FILL_IN = {  # how readily a group's pictures fill in beside those of the concepts
+    "Animals & Nature": 1.0,
+    "Objects": 1.0,
+    "Travel & Places": 1.0,
+    "Activities": 1.0,
+    "Food & Drink": 1.0,
+    "Smileys & Emotion": 0.3,
+    "People & Body": 0.1,
 }
 NO_CONDITION, NO_STYLE = 0.15, 0.1  # shares of the samples
 KINDS = {"text": 0.6, "mixed": 0.2, "image": 0.2}  # what conditions are made of
@@ -54,9 +64,10 @@ STANDS_FOR = {"heartbeat": "❤️", "siren": "🚨"}  # where a concept's first
 
 
 class Latents:
-    """Draws latents with their conditions; `share` of them the concepts' own pictures."""
+    """Draws latents with their conditions; `share` of them the concepts' own pictures, `names` of
+    them those of what else the model is to draw."""
 
-    def __init__(self, folder: Path, styles: list[str], share: float):
+    def __init__(self, folder: Path, styles: list[str], share: float, names: float):
         data = np.load(folder / "latents.npz")
         self.z = torch.from_numpy(data["latents"])  # (N, 2, C, s, s)
         self.embed, self.text = torch.from_numpy(data["embed"]).float(), data["text"]
@@ -72,12 +83,14 @@ class Latents:
         rows = list(zip(data["concept"].tolist(), data["emoji"].tolist(), strict=True))
         clear = np.array([first.get(concept) == emoji for concept, emoji in rows])
         used = np.isin(data["style"], styles)
+        known = set(NAMES.read_text(encoding="utf-8").split("\n"))
+        named = np.array([name in known for name in data["name"].tolist()]) & used & ~clear
         fill = np.array([FILL_IN.get(group, 0.0) for group in data["group"].tolist()])
-        fill = fill * used * ~clear
-        weight = share * (clear & used) / (clear & used).sum() + (1 - share) * fill / fill.sum()
-        self.weight = torch.from_numpy(weight)
-        own, others = (clear & used).sum(), (fill > 0).sum()
-        print(f"{own} pictures of {len(concepts)} concepts, {others} others")
+        fill = fill * used * ~clear * ~named
+        parts = {"concepts": (clear & used, share), "names": (named, names),
+                 "others": (fill, 1 - share - names)}  # fmt: skip
+        self.weight = torch.from_numpy(sum(p * w / w.sum() for w, p in parts.values()))
+        print(", ".join(f"{(w > 0).sum()} pictures of {name}" for name, (w, _) in parts.items()))
 
     def draw(self, n: int, rng: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
         """Latents (n, C, s, s), conditions (n, D) unit norm, styles (n,)."""
@@ -105,12 +118,14 @@ class Training:
         self.args, self.rng = args, torch.Generator().manual_seed(args.seed)
         self.process = Diffusion("cosine")
         self.unet = UNet(**ARCHITECTURE).to(**FASTER)
+        if args.init:
+            self.unet.load_state_dict({k: v.float() for k, v in load_state(args.init).items()})
         self.ema = copy.deepcopy(self.unet).requires_grad_(False)
         self.modules = {"unet": self.unet, "ema": self.ema}
         self.optimizer = torch.optim.AdamW(
-            self.unet.parameters(), args.lr, (0.9, 0.99), weight_decay=0.01
+            self.unet.parameters(), args.lr, (0.9, 0.99), weight_decay=0.01, fused=True
         )
-        self.latents = Latents(args.latents, args.styles.split(","), args.share)
+        self.latents = Latents(args.latents, args.styles.split(","), args.share, args.names)
 
     def advance(self) -> dict[str, float]:
         n, rng = self.args.batch, self.rng
@@ -122,7 +137,8 @@ class Training:
         style = torch.where(torch.rand(n, generator=rng) < NO_STYLE, ANY, style)
         mask = torch.rand(n, generator=rng) >= NO_CONDITION
         x = (a * x0 + s * noise).contiguous(**FASTER)
-        v = self.unet(x, t.float(), y=style, cond=cond, cond_mask=mask)
+        with loop.mixed_precision():
+            v = self.unet(x, t.float(), y=style, cond=cond, cond_mask=mask).float()
         loss = (v - (a * noise - s * x0)).square().mean()
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
@@ -134,9 +150,7 @@ class Training:
     @torch.no_grad()
     def preview(self, folder: Path) -> None:
         """Twelve concepts in two styles."""
-        state = torch.load(self.args.latents / "autoencoder.pt", weights_only=True)
-        autoencoder = Autoencoder(**ARCHITECTURES[128]).eval()
-        autoencoder.load_state_dict(state["modules"]["model"])
+        autoencoder = read_autoencoder(self.args.latents / "autoencoder.pt")
         rows = []
         for style in (0, 2):
             cond = self.latents.labels[::7]
@@ -144,6 +158,13 @@ class Training:
             rows.append(torch.cat(list(x), 2))
         grid = ((torch.cat(rows, 1) + 1) * 127.5).round().byte().permute(1, 2, 0).numpy()
         Image.fromarray(grid).save(folder / f"preview_{self.step:06d}.png")
+
+
+def read_autoencoder(path: Path) -> Autoencoder:
+    """The autoencoder that training.latents settled."""
+    model = Autoencoder(**ARCHITECTURES[128]).eval().requires_grad_(False).to(**FASTER)
+    model.load_state_dict(torch.load(path, weights_only=True)["modules"]["model"])
+    return model
 
 
 @torch.no_grad()
@@ -171,7 +192,9 @@ def main(argv: list[str] | None = None) -> None:
     loop.options(parser, lr=1.5e-3, batch=32)
     parser.add_argument("--latents", type=Path, required=True, help="folder of training.latents")
     parser.add_argument("--styles", default="noto,twemoji,fluent3d,fluentflat")
-    parser.add_argument("--share", type=float, default=0.9, help="of the concepts' own pictures")
+    parser.add_argument("--share", type=float, default=0.5, help="of the concepts' own pictures")
+    parser.add_argument("--names", type=float, default=0.44, help="share of weights/names.txt's")
+    parser.add_argument("--init", type=Path, help="weights to start from where no state is")
     parser.add_argument("--ema", type=float, default=0.998)
     args = parser.parse_args(argv)
     loop.run(Training(args), args)

@@ -11,10 +11,10 @@ import argparse
 import csv
 import hashlib
 import json
-import os
 import re
 from collections import Counter
 from dataclasses import dataclass
+from math import inf, nan
 from pathlib import Path
 
 import torch
@@ -28,11 +28,11 @@ from acgd.describers.muscaps import CHUNKS, cut_chunks, read_vocabulary
 from acgd.errors import UserError
 from acgd.media import audio
 from acgd.models.muscaps import EOS, OPTIONAL, PAD, SOS, UNK, Memory, MusCaps
+from acgd.training import loop
 from acgd.training.state import save
 
 COLUMNS = ["file_name", *(f"caption_{i}" for i in range(1, 6))]
 EXTRACTORS = {"hcnn": "mtat_hcnn_best_model.pth", "musicnn": "mtat_musicnn_best_model.pth"}
-SAVE_EVERY = 200  # steps
 
 
 @dataclass
@@ -156,12 +156,13 @@ class Training:
     """Epochs of shuffled captions until the validation loss has not fallen for a while."""
 
     def __init__(self, args: argparse.Namespace) -> None:
-        self.args, self.out = args, args.out
+        self.args, self.out, self.step = args, args.out, 0
         splits = {name: read_split(args.data, name) for name in ("development", "validation")}
         self.out.mkdir(parents=True, exist_ok=True)
         vocabulary = self.out / "muscaps_vocab.json"
         self.words = write_vocabulary(splits["development"], vocabulary)
         torch.manual_seed(args.seed)
+        self.rng = torch.default_generator  # dropout asks no other
         self.model = MusCaps(
             vocab_size=len(self.words),
             feature_extractor_type=args.extractor,
@@ -185,70 +186,50 @@ class Training:
             known = load_glove(args.glove, self.words, embeddings.data)
             print(f"{args.glove}: {known} of {len(self.words)} words; they stay as they are")
             embeddings.requires_grad_(False)
+        parts = self.model.named_children()
+        self.modules = {name: part for name, part in parts if name != "audio_encoder"}
         learning = [p for p in self.model.parameters() if p.requires_grad]
-        self.opt = torch.optim.Adam(learning, args.lr)
-        self.epoch = self.place = self.stale = 0  # place: steps taken in this epoch
-        self.best = float("inf")
-        self.load()
+        self.optimizer = torch.optim.Adam(learning, args.lr)
+        self.progress = {"epoch": 0, "val": nan, "best": inf, "stale": 0}
 
     @property
     def steps(self) -> int:
         """Of an epoch."""
         return -(-len(self.splits["development"].examples) // self.args.batch)
 
-    def load(self) -> None:
-        path = self.out / "state.pt"
-        if not path.is_file():
-            return
-        state = torch.load(path, weights_only=True, map_location=self.args.device)
-        try:
-            checkpoints.load_into(self.model, state["model"], path, ignore=["audio_encoder*"])
-            self.opt.load_state_dict(state["opt"])
-        except (UserError, RuntimeError, ValueError):
-            raise UserError(
-                f"{path} is of another configuration: choose another --out, or remove it"
-            ) from None
-        torch.set_rng_state(state["rng"].cpu())
-        self.epoch, self.place, self.stale = state["epoch"], state["place"], state["stale"]
-        self.best = state["best"]
-
-    def save(self) -> None:
-        own = {k: v for k, v in self.model.state_dict().items() if "audio_encoder" not in k}
-        state = {"model": own, "opt": self.opt.state_dict(), "rng": torch.get_rng_state()}
-        where = {"epoch": self.epoch, "place": self.place, "stale": self.stale, "best": self.best}
-        save(self.out / "state.pt", {**state, **where})
+    @property
+    def finished(self) -> bool:
+        """Whether the validation loss has not fallen for `patience` epochs."""
+        return self.progress["stale"] >= self.args.patience
 
     def order(self) -> list[int]:
         """The epoch's examples, shuffled; the same whenever the epoch is asked again."""
-        draw = torch.Generator().manual_seed(self.args.seed * 100003 + self.epoch)
+        seed = self.args.seed * 100003 + self.step // self.steps
+        draw = torch.Generator().manual_seed(seed)
         return torch.randperm(len(self.splits["development"].examples), generator=draw).tolist()
 
-    def advance(self, chosen: list[int]) -> float:
-        """One step at a rate that falls linearly to nothing at the last epoch's end."""
-        done = (self.epoch * self.steps + self.place) / (self.args.epochs * self.steps)
-        for group in self.opt.param_groups:
-            group["lr"] = self.args.lr * (1 - done)
-        loss = loss_of(self.model, self.splits["development"], chosen, self.args.device)
-        self.opt.zero_grad(set_to_none=True)
-        loss.backward()
-        self.opt.step()
-        self.place += 1
-        return loss.item()
-
-    def run_epoch(self) -> float:
-        """The steps of this epoch that are left; their mean loss."""
-        order, batch, losses = self.order(), self.args.batch, []
+    def advance(self) -> dict[str, float]:
+        """A step; after an epoch's last one, the validation loss."""
         self.model.train()
-        bar = tqdm(total=self.steps, initial=self.place, desc=f"epoch {self.epoch + 1}")
-        while self.place < self.steps:
-            chosen = order[self.place * batch : (self.place + 1) * batch]
-            losses.append(self.advance(chosen))
-            bar.update()
-            bar.set_postfix(loss=f"{losses[-1]:.3f}")
-            if self.place % SAVE_EVERY == 0 and self.place < self.steps:
-                self.save()
-        bar.close()
-        return sum(losses) / max(1, len(losses))
+        place, batch = self.step % self.steps, self.args.batch
+        chosen = self.order()[place * batch : (place + 1) * batch]
+        loss = loss_of(self.model, self.splits["development"], chosen, self.args.device)
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        self.optimizer.step()
+        if place == self.steps - 1:
+            self.end_epoch(self.step // self.steps + 1)
+        return {"loss": loss.item()}
+
+    def end_epoch(self, epoch: int) -> None:
+        """Keep the model where it is the best so far."""
+        self.progress |= {"epoch": epoch, "val": self.validate()}
+        if self.progress["val"] < self.progress["best"]:
+            self.progress |= {"best": self.progress["val"], "stale": 0}
+            best = {"epoch": epoch, "state_dict": self.model.state_dict()}
+            save(self.out / "best_model.pth.tar", best)
+        else:
+            self.progress["stale"] += 1
 
     @torch.no_grad()
     def validate(self) -> float:
@@ -261,43 +242,22 @@ class Training:
         sizes = [len(part) for part in parts]
         return sum(a * b for a, b in zip(losses, sizes, strict=True)) / sum(sizes)
 
-    def run(self, log) -> None:
-        """Epochs until the last, or until patience ends."""
-        while self.epoch < self.args.epochs and self.stale < self.args.patience:
-            line = {"epoch": self.epoch + 1, "loss": self.run_epoch(), "val": self.validate()}
-            self.epoch, self.place = self.epoch + 1, 0
-            if line["val"] < self.best:
-                self.best, self.stale = line["val"], 0
-                state = self.model.state_dict()
-                best = {"epoch": self.epoch, "state_dict": state}
-                save(self.out / "best_model.pth.tar", best)
-            else:
-                self.stale += 1
-            self.save()
-            with open(self.out / "log.jsonl", "a", encoding="utf-8") as file:
-                file.write(json.dumps(line) + "\n")
-            log(line)
-
 
 def arguments(argv: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
+    loop.options(parser, lr=1e-4, batch=16).set_defaults(warmup=0, decay="linear")
     add = parser.add_argument
     add("--data", type=Path, required=True, help="Clotho's folder: captions files and audio")
-    add("--out", type=Path, required=True, help="checkpoints, vocabulary, features, log")
     add("--extractor", choices=list(EXTRACTORS), default="hcnn")
     add("--weights", help="the tagger's file; by default the published one in the cache")
     add("--glove", type=Path, help="glove.6B.300d.txt; without it the word vectors learn")
-    add("--epochs", type=int, default=150)
+    add("--epochs", type=int, default=150, help="in place of --steps")
     add("--patience", type=int, default=10, help="epochs without a lower validation loss")
-    add("--batch", type=int, default=16)
-    add("--lr", type=float, default=1e-4)
     add("--word-dim", type=int, default=300)
     add("--hidden", type=int, default=256)
     add("--attention", type=int, default=256)
     add("--longest", type=int, default=22, help="words of a caption when it is decoded")
-    add("--seed", type=int, default=0)
     add("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    add("--wandb", metavar="PROJECT", help="also log to W&B (offline unless WANDB_MODE says so)")
     return parser.parse_args(argv)
 
 
@@ -305,15 +265,9 @@ def main(argv: list[str] | None = None) -> None:
     args = arguments(argv)
     try:
         training = Training(args)
+        args.steps = args.cooldown = args.epochs * training.steps
+        loop.run(training, args)
     except UserError as error:
         raise SystemExit(f"error: {error}") from None
-    if not args.wandb:
-        training.run(lambda line: print(json.dumps(line), flush=True))
-    else:
-        import wandb
-
-        mode = os.environ.get("WANDB_MODE", "offline")
-        config = {k: str(v) if isinstance(v, Path) else v for k, v in vars(args).items()}
-        with wandb.init(project=args.wandb, dir=str(args.out), config=config, mode=mode) as run:
-            training.run(run.log)
-    print(f"best validation loss {training.best:.4f}: {args.out / 'best_model.pth.tar'}")
+    best = training.progress["best"]
+    print(f"best validation loss {best:.4f}: {args.out / 'best_model.pth.tar'}")

@@ -1,7 +1,8 @@
 """Train the embedded describer: MusCaps' attention LSTM on what the encoder's own ears hear.
 
     python -m acgd.training.muscaps_tiny features --data data --out runs/muscaps_tiny.npz
-    python -m acgd.training.muscaps_tiny train --features runs/muscaps_tiny.npz
+    python -m acgd.training.muscaps_tiny train --features runs/muscaps_tiny.npz \\
+        --out runs/muscaps_tiny
 
 The first hears disturbed windows of the training clips once, by the embedded encoder's ears or
 those of the weights at --encoder. The second learns sentences about them
@@ -15,7 +16,6 @@ import argparse
 import json
 import os
 import random
-import time
 from pathlib import Path
 
 import numpy as np
@@ -27,6 +27,7 @@ from tqdm import tqdm
 from acgd.describers.muscaps import SPECIAL, ear_features
 from acgd.encoders.audioclip import AudioCLIPEncoder
 from acgd.models.muscaps import EOS, PAD, SOS, MusCaps
+from acgd.training import loop
 from acgd.training.data.pairs import concept_prompts
 from acgd.training.data.sound_sentences import count_bursts, grammars, sentence
 from acgd.training.data.sound_views import SAMPLE_RATE, Sounds, disturb, resampled, window
@@ -115,32 +116,43 @@ def vary(heard: Tensor, name: Tensor) -> Tensor:
     return (own + NOISE * torch.randn(own.shape)).flatten(-2)
 
 
-def train(args: argparse.Namespace) -> None:
-    data = np.load(args.features)
-    features, label, bursts = (torch.from_numpy(data[k]) for k in ("features", "label", "bursts"))
-    torch.manual_seed(7)
-    sentences, name = Sentences(), names()
-    config = {**ARCHITECTURE, "vocab_size": len(sentences.words)}
-    model = MusCaps(**config).train()
-    opt = torch.optim.AdamW(model.parameters(), args.lr, weight_decay=1e-2)
-    running, start = None, time.time()
-    for step in (bar := tqdm(range(args.steps))):
-        index = torch.randint(len(label), (args.batch,))
-        first, last = sorted(torch.randperm(features.shape[1] + 1)[:2].tolist())
-        heard = vary(features[index, first:last], name[label[index]])  # any stretch of a window
-        tokens = sentences.tokens(label[index], bursts[index])
-        logits = model(model.remember(heard), tokens[:, :-1])
+class Training:
+    """MusCaps' LSTM over the features, sentences made anew for every batch."""
+
+    def __init__(self, args: argparse.Namespace):
+        data = np.load(args.features)
+        self.features, self.label = (torch.from_numpy(data[k]) for k in ("features", "label"))
+        self.bursts = torch.from_numpy(data["bursts"])
+        torch.manual_seed(args.seed)
+        self.rng = torch.default_generator  # dropout asks no other
+        self.args, self.sentences, self.name = args, Sentences(), names()
+        self.config = {**ARCHITECTURE, "vocab_size": len(self.sentences.words)}
+        self.model = MusCaps(**self.config).train()
+        self.modules = {"model": self.model}
+        self.optimizer = torch.optim.AdamW(self.model.parameters(), args.lr, weight_decay=1e-2)
+
+    def advance(self) -> dict[str, float]:
+        index = torch.randint(len(self.label), (self.args.batch,))
+        # any stretch of a window
+        first, last = sorted(torch.randperm(self.features.shape[1] + 1)[:2].tolist())
+        label = self.label[index]
+        heard = vary(self.features[index, first:last], self.name[label])
+        self.sentences.draw.seed(f"{self.args.seed}/{self.step}")
+        tokens = self.sentences.tokens(label, self.bursts[index])
+        logits = self.model(self.model.remember(heard), tokens[:, :-1])
         loss = F.cross_entropy(logits.flatten(0, 1), tokens[:, 1:].flatten(), ignore_index=PAD)
-        for group in opt.param_groups:  # warm up, then down to nothing
-            group["lr"] = args.lr * min(1.0, (step + 1) / 50) * (1 - step / args.steps)
-        opt.zero_grad(set_to_none=True)
+        self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        opt.step()
-        running = loss.item() if running is None else 0.98 * running + 0.02 * loss.item()
-        bar.set_postfix(loss=f"{running:.3f}")
-    export(model, config, sentences.words, args.out)
-    print(json.dumps({"loss": round(running, 3), "seconds": round(time.time() - start)}))
+        torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
+        self.optimizer.step()
+        return {"loss": loss.item()}
+
+
+def train(args: argparse.Namespace) -> None:
+    args.cooldown = args.cooldown or args.steps
+    training = Training(args)
+    loop.run(training, args)
+    export(training.model, training.config, training.sentences.words, args.weights)
 
 
 def export(model: MusCaps, config: dict, words: list[str], path: Path) -> None:
@@ -159,11 +171,11 @@ def main(argv: list[str] | None = None) -> None:
     first.add_argument("--evenly", type=float, default=0.5, help="share drawn concept by concept")
     first.add_argument("--out", type=Path, required=True)
     second = commands.add_parser("train", help="sentences about them")
+    loop.options(second, lr=3e-3, batch=128).set_defaults(
+        seed=7, steps=2500, warmup=50, decay="linear"
+    )
     second.add_argument("--features", type=Path, required=True)
-    second.add_argument("--steps", type=int, default=2500)
-    second.add_argument("--batch", type=int, default=128)
-    second.add_argument("--lr", type=float, default=3e-3)
-    second.add_argument("--out", type=Path, default=WEIGHTS / "tiny_muscaps.safetensors")
+    second.add_argument("--weights", type=Path, default=WEIGHTS / "tiny_muscaps.safetensors")
     args = parser.parse_args(argv)
     with torch.no_grad() if args.command == "features" else torch.enable_grad():
         (hear if args.command == "features" else train)(args)

@@ -1,4 +1,4 @@
-"""A training's state on disk: whole or not at all."""
+"""A training's state on disk: whole or not at all, also when power fails."""
 
 from __future__ import annotations
 
@@ -9,7 +9,10 @@ import torch
 
 
 def save(path: Path, state: object) -> None:
-    """torch.save under a temporary name beside `path`, then renamed."""
+    """torch.save under a temporary name beside `path`, synced, then renamed."""
     temporary = path.with_name(path.name + ".tmp")
-    torch.save(state, temporary)
+    with open(temporary, "wb") as file:
+        torch.save(state, file)
+        file.flush()
+        os.fsync(file.fileno())
     os.replace(temporary, path)

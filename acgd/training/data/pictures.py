@@ -1,6 +1,6 @@
-"""Pictures to train on: seven open emoji sets rendered at any size, labelled with sound concepts.
+"""Pictures to train on: seven open emoji sets rendered at 256 pixels, labelled with sound concepts.
 
-One row per picture: pixels (S, S, 3) uint8 on white, the set it comes from, its emoji, its
+One row per picture: pixels (256, 256, 3) uint8 on white, the set it comes from, its emoji, its
 Unicode name and keywords, and the concept it shows ("" for the others, which fill in as related
 pictures). About one picture per concept is held out, chosen by a checksum, to measure encoders.
 """
@@ -24,6 +24,7 @@ from acgd.paths import CONCEPTS
 from acgd.training.data import sources
 
 TONES = {"1f3fb", "1f3fc", "1f3fd", "1f3fe", "1f3ff"}
+SIDE = 256  # pixels
 BITMAPS = {"fluent3d": "assets/"}
 VECTORS = ("noto", "twemoji", "fluentflat", "notov1", "emojione", "fxemoji")
 # FxEmoji has names of its own and no character table; these are the concepts' pictures whose name
@@ -148,8 +149,9 @@ def held_out(names: list[str], keep: int = 4) -> int | None:
     return min(range(len(names)), key=lambda i: crc32(names[i].encode()))
 
 
-def build(out: Path, cache: Path, side: int = 64) -> dict[str, np.ndarray]:
-    """Render everything and write `out`/pictures.npz, pictures_256.npz at 256; its arrays."""
+def build(out: Path, cache: Path) -> dict[str, np.ndarray]:
+    """Render everything and write `out`/pictures_256.npz and, averaged down to 64 pixels a side,
+    pictures.npz, row by row the same; the latter's arrays."""
     table = json.loads(_only(sources.members(sources.npm("names", cache), "data-by-emoji.json")))
     words = json.loads(_only(sources.members(sources.npm("keywords", cache), "dist/emoji-en-US")))
     base = {code(emoji): dict(row, char=emoji) for emoji, row in table.items()}
@@ -162,7 +164,7 @@ def build(out: Path, cache: Path, side: int = 64) -> dict[str, np.ndarray]:
     jobs = [job for job in jobs if job[1] in base or _toned(job[1]) in concept]
     jobs = list({(style, emoji): (style, emoji, data) for style, emoji, data in jobs}.values())
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        pixels = list(pool.map(lambda job: _render(job[2], side), jobs))
+        pixels = list(pool.map(lambda job: _render(job[2], SIDE), jobs))
 
     rows = []
     for (style, emoji, _), picture in zip(jobs, pixels, strict=True):
@@ -172,8 +174,16 @@ def build(out: Path, cache: Path, side: int = 64) -> dict[str, np.ndarray]:
         rows.append((picture, style, emoji, about["name"], ",".join(words.get(plain, [])),
                      about["group"], shown))  # fmt: skip
     arrays = _columns(rows)
-    _write(out / ("pictures.npz" if side == 64 else f"pictures_{side}.npz"), arrays)
+    _write(out / "pictures_256.npz", arrays)
+    arrays["pixels"] = np.stack([smaller(picture) for picture in arrays["pixels"]])
+    _write(out / "pictures.npz", arrays)
     return arrays
+
+
+def smaller(picture: np.ndarray) -> np.ndarray:
+    """(256, 256, 3) to (64, 64, 3) uint8, the mean of each square of four by four."""
+    squares = picture.reshape(64, SIDE // 64, 64, SIDE // 64, 3)
+    return squares.mean((1, 3)).round().astype(np.uint8)
 
 
 # Pictures that carry a concept's emoji but do not show it at 64x64 (found by looking at them).
