@@ -26,7 +26,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from acgd import atomic_files
 from acgd.config import words
-from acgd.config.compose import config_dir_of, own_parts
+from acgd.config.compose import config_dir_of, own_parts, refuse_no_part
 from acgd.config.explain import explain
 from acgd.errors import UserError, causes, say
 from acgd.paths import CONF
@@ -74,6 +74,7 @@ def main() -> None:
     signal.signal(signal.SIGTERM, terminate)
     code = 0
     try:
+        refuse_no_part(sys.argv[1:])
         if folder := config_dir_of(sys.argv[1:]):
             own_parts(folder)
         start()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -25,10 +26,22 @@ def compose(overrides: Sequence[str] = (), config_dir: str | Path | None = None)
     import hydra
 
     words = list(overrides)
+    refuse_no_part(words)
     if config_dir is not None:
         words.append(f"hydra.searchpath=['file://{own_parts(config_dir)}']")
     with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
         return hydra.compose("config", words)
+
+
+def refuse_no_part(words: Sequence[str]) -> None:
+    """UserError for GROUP=null and the like, which Hydra refuses without saying which."""
+    for word in words:
+        group, equals, name = word.partition("=")
+        if equals and re.fullmatch(r"null|true|false|[-+.\d]*|\{.*\}", name, re.I):
+            known = sorted(path.stem for path in (CONF / group).glob("*.yaml")) if group else []
+            if known and group != "experiment":
+                none = f"; {group}=none does without" * ("none" in known)
+                raise UserError(f"{word}: is no part; choose {group}={', '.join(known)}{none}")
 
 
 def own_parts(config_dir: str | Path) -> Path:

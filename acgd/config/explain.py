@@ -10,6 +10,7 @@ from omegaconf import DictConfig
 
 from acgd.config.compose import compose
 from acgd.errors import UserError, causes, one_line
+from acgd.paths import CONF
 
 EXTRAS = {"submitit_local": "slurm", "submitit_slurm": "slurm"}  # plugin -> extra of another name
 
@@ -28,7 +29,8 @@ def explain(error: BaseException) -> str:
         if "override_grammar" in line:
             what = line.split(" ^ ")[0].removeprefix("LexerNoViableAltException: ")
             return f"{what}: Hydra cannot read this; give the value its own quotes: KEY='\"...\"'"
-        return plugin(line) or line + suggestion(line)
+        line = re.sub(r"^\w+ raised while resolving interpolation: ", "", line)
+        return plugin(line) or unknown(line) or line
     if isinstance(error, OSError):
         said = f"{error.filename}: {error.strerror}" if error.filename else line
         again = "; make room, then give the same command again: it goes on from here"
@@ -45,14 +47,42 @@ def plugin(line: str) -> str:
     return f'{wrong[1]}={wrong[2]} is not installed: pip install -e ".[{extra}]"'
 
 
-def suggestion(line: str) -> str:
-    """For an unknown key, the known ones that look like it."""
-    wrong = re.search(r"Could not override '([^']+)'", line)
+def unknown(line: str) -> str:
+    """For a key that the config does not have, the words that were meant; else ""."""
+    wrong = re.search(r"Could not override '([^'@]+)'", line)
     if not wrong:
         return ""
+    key = wrong[1]
+    given = re.search(rf"\+{re.escape(key)}=(.*?)(?: Key '|$)", line)
+    value = given[1] if given else "..."
+    none = f"{key}={value}: there is no such key"
+    if group := group_with(key, value):
+        return f"{none}; did you mean {group}={value}?"
+    if parts := parts_with(key):
+        group = key.rpartition(".")[0].replace(".", "/")
+        others = f" (or {', '.join(parts[1:])})" if parts[1:] else ""
+        return f"{none} here; did you mean {group}={parts[0]} {key}={value}?{others}"
     known = dotted_keys(compose())
-    near = difflib.get_close_matches(wrong[1], known, n=3)
-    return f" (did you mean {', '.join(near)}?)" if near else ""
+    last = key.rpartition(".")[2]
+    near = [name for name in known if name.rpartition(".")[2] == last]
+    near = near or difflib.get_close_matches(key, known, n=3)
+    return f"{none}; did you mean {', '.join(near[:3])}?" if near else f"{none}; see --cfg job"
+
+
+def group_with(key: str, value: str) -> str:
+    """The config group whose last name is the key's and that has a part of this name; or ""."""
+    last = re.split(r"[./]", key)[-1]
+    found = sorted(CONF.glob(f"**/{last}/{value}.yaml")) if re.fullmatch(r"[\w-]+", value) else []
+    return found[0].parent.relative_to(CONF).as_posix() if found else ""
+
+
+def parts_with(key: str) -> list[str]:
+    """The names of those parts of "prompt" that have the key "text", for "prompt.text"."""
+    group, _, own = key.rpartition(".")
+    paths = sorted(CONF.glob(f"{group.replace('.', '/')}/*.yaml")) if group and own else []
+    line = re.compile(rf"^{re.escape(own)}:", re.M)
+    found = [path.stem for path in paths if line.search(path.read_text(encoding="utf-8"))]
+    return sorted(found, key=len)  # the plainest first: text before mixed
 
 
 def dotted_keys(node: DictConfig, prefix: str = "") -> list[str]:

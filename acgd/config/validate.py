@@ -2,46 +2,106 @@
 
 from __future__ import annotations
 
-import math
 import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
 
-from acgd.config import trust
+from acgd.config import keys, trust
+from acgd.config.keys import GROUPS, TABLE
 from acgd.errors import UserError
-from acgd.paths import home
+from acgd.paths import CONF, home
 
 SCORE = re.compile(
     r"(?P<twin>twin\.)?(encoder|(?P<judge>judge))\."
     r"(similarity|rank|image_(audio|heard|text|image|reference))"
     r"|gain|caption_agreement|seconds|peak_mb"
 )
-CHOICES = {
-    "picture": ("sample", "x0"),
-    "precision": ("auto", "fp32", "bf16", "fp16"),
-}
-AT_LEAST = {"batch_size": 1, "skip_steps": 0, "preview_every": 0, "enlarge_to": 0}
 
 
 def check(plain: dict) -> None:
-    """UserError for a value of the top level that can't be meant."""
+    """UserError for a value that can't be meant, for a part that is missing or not trusted."""
+    for key in TABLE:
+        if "." not in key and key not in plain and key != "trust":
+            raise UserError(f"this config has no {key}: give it one with {key}=...")
+    for group in GROUPS:
+        check_part(group, plain.get(group), may_be_none=group == "judge")
+    for key, value in leaves(plain):
+        check_value(key, value)
     trust.check(plain, plain.get("trust") or ())
     home(plain["outputs"], plain["name"])
-    for key, choices in CHOICES.items():
-        if plain[key] not in choices:
-            raise UserError(f"{key}={plain[key]}: choose from {', '.join(choices)}")
-    for key, least in AT_LEAST.items():
-        value = plain[key]
-        if isinstance(value, bool) or not isinstance(value, int) or value < least:
-            raise UserError(f"{key}={value}: must be a whole number, {least} or more")
-    every(plain["snapshot_every"])
-    for name in (*(plain["guidance"].get("losses") or ()), "cfg_scale"):
-        value = plain["guidance"].get(name) or 0
-        if (
-            isinstance(value, bool)
-            or not isinstance(value, int | float)
-            or not math.isfinite(value)
-        ):
-            raise UserError(f"guidance.{name}={value}: must be a number")
+    check_losses(plain["guidance"])
     check_score(plain)
+    if plain["init_image"] and not plain["skip_steps"] and not plain["guidance"].get("init"):
+        raise UserError(
+            f"init_image={plain['init_image']}: changes nothing as it is; add skip_steps=20 to "
+            "start from it, or guidance.init=500 to stay near it"
+        )
+
+
+def check_part(group: str, node: Any, may_be_none: bool = False) -> None:
+    """UserError where a group of the config is no part that was chosen."""
+    if isinstance(node, dict) and (node.get("_target_") or (may_be_none and "_target_" in node)):
+        return
+    known = options(group)
+    said = "null" if node is None else "..." if isinstance(node, dict) else node
+    other = f" ({group}=none does without)" if "none" in known else ""
+    raise UserError(f"{group}={said}: choose one with {group}={', '.join(known)}{other}")
+
+
+def options(group: str) -> list[str]:
+    """The names that conf/ has for a group, "guidance/schedule" for one within another."""
+    return sorted(path.stem for path in Path(CONF, group).glob("*.yaml"))
+
+
+def leaves(node: dict, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """(dotted key, value) of what has no keys of its own; parts of one's own are left out."""
+    target = node.get("_target_")
+    if isinstance(target, str) and not trust.is_part(target):
+        return
+    for name, value in node.items():
+        key = f"{prefix}{name}"
+        if isinstance(value, dict) and keys.kind_of(key) is None:
+            yield from leaves(value, f"{key}.")
+        else:
+            yield key, value
+
+
+def check_value(key: str, value: Any) -> None:
+    kind = keys.kind_of(key)
+    if kind is not None:
+        if not kind.fits(value):
+            raise UserError(f"{key}={shown(value)}: {kind.must} {kind.words}")
+    elif key.endswith(".members"):
+        raise UserError(f"{key}={shown(value)}: must be {{name: a part}}, see its yaml")
+    elif keys.plain_key(key) in keys.NODES and (key, value) != ("guidance.schedule", None):
+        group = key.replace(".", "/")
+        raise UserError(
+            f"{key}={shown(value)}: is a part with keys of its own; choose one with {group}="
+            f"{value if value in options(group) else ', '.join(options(group)) or '...'}"
+        )
+
+
+def shown(value: Any) -> str:
+    """A value as it is typed, cut where it is long."""
+    words = {None: "null", True: "true", False: "false"}
+    plain = isinstance(value, bool) or value is None
+    text = words[value] if plain else str(value)
+    return text if len(text) <= 80 else text[:77] + "..."
+
+
+def check_losses(guidance: dict) -> None:
+    """UserError for losses that are none, and for a weight, of one's own loss too, that is none."""
+    losses = guidance.get("losses")
+    if losses is not None and not isinstance(losses, dict):
+        raise UserError(f"guidance.losses={shown(losses)}: must be {{name: a loss}}, see its yaml")
+    for name, node in (losses or {}).items():
+        if not isinstance(node, dict) or "_target_" not in node:
+            told = f"guidance.losses.{name}={shown(node)}"
+            raise UserError(f"{told}: must be {{_target_: its class}}")
+        if not keys.WEIGHT.fits(guidance.get(name)):
+            told = f"guidance.{name}={shown(guidance[name])}"
+            raise UserError(f"{told}: must be {keys.WEIGHT.words}")
 
 
 def check_score(plain: dict) -> None:

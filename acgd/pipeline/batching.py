@@ -15,6 +15,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+from acgd.config.keys import MODELS, OF_A_SAMPLE
 from acgd.errors import UserError, say
 from acgd.pipeline.sample import Sample
 from acgd.runs import folder as folders
@@ -22,10 +23,6 @@ from acgd.runs.locks import free, held, stopped_holder
 
 STOPPED_FOR = 30.0  # seconds that a process may be stopped before nobody waits for it
 PAUSE = 0.5  # seconds between two looks at what others are making
-MODELS = ("model", "encoder", "judge", "describer", "captioner")
-# What each sample of a batch has for itself. Everything else must be equal.
-OWN = ("prompt", "seed", "concept", "references", "heard")
-OWN += ("name", "outputs", "force", "debug", "fail_fast", "optimize", "report")
 
 
 def together(samples: list[Sample]) -> list[list[Sample]]:
@@ -46,7 +43,7 @@ def company(cfg: dict) -> str:
     Of guidance's weights that is whether they are 0 (of cfg_scale, which of the network's ways it
     takes), so that a sample computes, draws and records the same alone as in company.
     """
-    shared = {key: value for key, value in cfg.items() if key not in OWN}
+    shared = {key: value for key, value in cfg.items() if key not in OF_A_SAMPLE}
     guidance = dict(cfg["guidance"])
     for name in guidance.get("losses") or ():
         guidance[name] = bool(guidance[name])

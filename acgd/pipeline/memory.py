@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from acgd.checkpoints import load as checkpoints
 from acgd.checkpoints.registry import gigabytes
+from acgd.config.keys import MODELS
 from acgd.encoders.clip import IMAGE_FROM, precision_dtype
 from acgd.errors import UserError
 from acgd.models.clip import CLIP, halve_, sizes
@@ -30,7 +31,6 @@ LARGE = 300_000_000  # bytes on disk; smaller models run without a word
 HEAP = 1.4  # what glibc holds, for what lives in it: 8.1 GB at full size where 5.9 were counted
 PROCESS = 0.5e9  # bytes that Python, torch and the small models take on a CPU
 MARGIN = 1.15  # measured over counted activations
-GROUPS = ("model", "encoder", "judge", "describer", "captioner")
 
 
 def check(cfg: dict, device: str, precision: str) -> None:
@@ -59,7 +59,7 @@ def is_large(cfg: dict) -> bool:
     return size_on_disk(cfg, ("model",)) >= LARGE
 
 
-def size_on_disk(cfg: dict, groups: tuple[str, ...] = GROUPS) -> int:
+def size_on_disk(cfg: dict, groups: tuple[str, ...] = MODELS) -> int:
     """Bytes of the weights that these groups of the config name, each file once."""
     return sum(path.stat().st_size for path in {*files({g: cfg.get(g) for g in groups})})
 

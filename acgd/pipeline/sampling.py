@@ -18,6 +18,7 @@ from torch import Tensor
 from acgd.diffusion.interfaces import Sampler, Step
 from acgd.diffusion.model import PictureModel
 from acgd.diffusion.noise import Noise
+from acgd.errors import UserError
 from acgd.pipeline import settings as read_settings
 from acgd.pipeline.settings import Settings
 from acgd.types import Encoder, Target
@@ -62,6 +63,8 @@ def sample(
         scale = read_settings.scale(settings.cfg_scale, models.device)
         cond = condition(targets, model.cond_dim, models.device)
     classes = model.classes(settings.seeds, settings.class_id)
+    if classes is None and settings.class_id is not None:
+        raise UserError(f"class_id={settings.class_id}: this model has no classes; class_id=null")
     denoiser = model.denoiser(diffusion, cond, scale, classes)
     init = settings.init_pixels(model.image_size)
     init = None if init is None else init.to(models.device)

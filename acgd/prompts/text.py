@@ -14,6 +14,7 @@ from acgd.types import Encoder, Target
 if TYPE_CHECKING:
     import numpy as np
 
+HEAVIEST = 1e6
 NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
 
 
@@ -113,6 +114,9 @@ def parse_as_notebook(prompt: str) -> tuple[str, float]:
 
 def normalised(weights: Sequence[float], labels: Sequence[str]) -> list[float]:
     """Weights divided by the absolute value of their sum, which must not be zero."""
+    if max(map(abs, weights)) > HEAVIEST:
+        at = max(range(len(weights)), key=lambda i: abs(weights[i]))
+        raise UserError(f"{labels[at]!r} weighs {weights[at]:g}: must be {HEAVIEST:g} at most")
     total = abs(math.fsum(weights))
     if total <= 1e-3 * max(map(abs, weights)):
         raise UserError(

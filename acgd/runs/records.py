@@ -25,9 +25,9 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+from acgd.config.keys import BESIDE_THE_POINT
 from acgd.errors import UserError
 from acgd.media import texts
-from acgd.runs.run import BESIDE_THE_POINT
 
 NAME = re.compile(r"(?P<label>.+)-seed(?P<seed>\d+)-(?P<signature>[0-9a-f]+)")
 NO_SCORES = ("label", "seed", "signature", "caption", "words")

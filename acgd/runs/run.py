@@ -17,27 +17,11 @@ from typing import Any
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from acgd.config.keys import BESIDE_THE_POINT
 from acgd.config.validate import check
 from acgd.errors import UserError, one_line, printable, say_once
 from acgd.paths import WEIGHTS, at_home, home
 
-# What may differ without the picture differing: where and how fast it is made, who is told.
-BESIDE_THE_POINT = (
-    "device",
-    "precision",
-    "logger",
-    "batch_size",
-    "snapshot_every",
-    "outputs",
-    "name",
-    "force",
-    "fail_fast",
-    "optimize",
-    "report",
-    "debug",
-    "trust",
-    "guidance.cutout_chunk",
-)
 WHOLE_FILE = 64 * 2**20  # bytes; larger files are told apart by their size and both ends
 REMEMBERED = 2**20  # bytes; larger files are hashed once as long as their size and time stay
 _hashes: dict[tuple, str] = {}
