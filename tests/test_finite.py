@@ -63,7 +63,8 @@ def test_a_batch_that_is_lost_as_a_whole_ends_early(runs, capsys):
 
 
 def test_a_sampler_without_guidance_that_goes_wrong_is_named(runs):
-    (made,) = runs("guidance.clip=0", "guidance.range=0", "sampler=ddim", "sampler.eta=1e30")
+    (made,) = runs("guidance.clip=0", "guidance.range=0", "sampler=ddim")
+    made.cfg["sampler"]["eta"] = 1e30  # which the command line refuses
     with pytest.raises(UserError, match=r"no loss steers it: look at sampler\.eta, precision"):
         runner.render([made])
 

@@ -108,7 +108,7 @@ FILE = text("a file")
 WORDS = Kind(  # a number is read as one from the command line, and meant as words
     "a text", lambda value: (isinstance(value, str) and bool(value.strip())) or is_number(value)
 )
-WEIGHT = or_null(number(-1e30, 1e30))
+WEIGHT = or_null(number(-3e38, 3e38))
 SHARE = number(0, 1)
 STEPS = Kind(
     "a number of steps as 50, ddim50, or sections as '10,10,5'",
@@ -205,7 +205,7 @@ TABLE: dict[str, Kind] = {
     "guidance.through_unet": YES,
     "guidance.blend": YES,
     "guidance.every": whole(1),
-    "guidance.clamp": or_null(number(0, 1e30, above=True)),
+    "guidance.clamp": or_null(number(0, 3e38, above=True)),
     "guidance.cfg_scale": or_null(number(-1000, 1000)),
     "guidance.schedule.start": SHARE,
     "guidance.schedule.end": SHARE,
