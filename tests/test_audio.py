@@ -211,6 +211,7 @@ def test_demo_sounds_can_be_heard():
         assert len(audio.load(f"demo:{file.stem}", 32000)) > 0.3 * 32000
 
 
+@pytest.mark.process
 def test_neither_torch_nor_librosa_is_needed(tmp_path):
     path = write(tmp_path / "a.wav", tone())
     code = f"import sys; from acgd.media import audio; audio.load({str(path)!r}, 44100)"

@@ -83,6 +83,7 @@ def bad_sounds(tmp_path):
     return folder, said | {"short.wav": "10 samples"}
 
 
+@pytest.mark.process
 def test_bad_sounds_beside_good_ones(bad_sounds, refused, quick, tmp_path):
     """One process: each bad file has its line, three hours and eight channels their pictures."""
     folder, said = bad_sounds
@@ -101,6 +102,7 @@ def test_bad_sounds_beside_good_ones(bad_sounds, refused, quick, tmp_path):
         assert len(list(tmp_path.glob(f"outputs/main/{good}-*/images/*.png"))) >= 1
 
 
+@pytest.mark.process
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
@@ -121,6 +123,7 @@ def test_mistakes_in_the_command(refused, arguments, words):
         assert word in lines[0]
 
 
+@pytest.mark.process
 @pytest.mark.parametrize("kind", ["absent", "truncated", "another"])
 def test_weights(refused, quick, weights, tmp_path, kind):
     path = tmp_path / "unet.safetensors"
@@ -132,6 +135,7 @@ def test_weights(refused, quick, weights, tmp_path, kind):
     assert str(path) in line
 
 
+@pytest.mark.process
 def test_odd_texts_have_their_picture(start, quick, tmp_path):
     """Five hundred words, cut with one line that says so, and emoji."""
     process = start(*quick, "prompt=text", f"prompt.text=['{'dog ' * 500}','🐶🌧️']")
@@ -141,6 +145,7 @@ def test_odd_texts_have_their_picture(start, quick, tmp_path):
     assert len(list(tmp_path.glob("outputs/main/*/images/*.png"))) >= 1
 
 
+@pytest.mark.process
 @pytest.mark.parametrize("text", ["🐶", "café au lait", "what's up? (dog)"])
 def test_words_that_hydras_grammar_has_no_letters_for(start, text):
     process = start("prompt=text", f"prompt.text={text}", "--cfg", "job", "-p", "prompt")
@@ -149,12 +154,14 @@ def test_words_that_hydras_grammar_has_no_letters_for(start, text):
     assert yaml.safe_load(out)["text"] == text
 
 
+@pytest.mark.process
 def test_outputs_that_cannot_be_written(refused, tmp_path):
     (tmp_path / "file").write_text("in the way")
     lines = refused(folder=tmp_path / "file")
     assert len(lines) == 1 and str(tmp_path / "file") in lines[0]
 
 
+@pytest.mark.process
 def test_ctrl_c_keeps_what_was_finished(start, quick, tmp_path):
     seeds = ",".join(map(str, range(200)))
     process = start(*quick, f"seed=[{seeds}]", "batch_size=1", "prompt=text", "prompt.text=a dog")

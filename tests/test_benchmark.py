@@ -16,6 +16,7 @@ from acgd.models.clip import CLIP
 from acgd.pipeline import memory, models
 
 
+@pytest.mark.process
 def test_a_process_is_measured_with_its_memory():
     # from a small process: a child's peak begins with its parent's
     code = (

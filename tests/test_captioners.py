@@ -273,6 +273,7 @@ def test_agreement_is_with_the_text_prompts_where_nothing_is_described(tiny, emb
     assert not (silent.folder / "captions.csv").exists()
 
 
+@pytest.mark.process
 def test_wandb_gets_the_captions_beside_the_pictures(tiny, embedded, sounds, tmp_path):
     made = run(tiny, embedded, sounds, tmp_path, "logger=wandb", "logger.timeout=200")
     (folder,) = (made.folder / "wandb").glob("offline-run-*")

@@ -252,6 +252,7 @@ print(max(seen) - begun)
 """
 
 
+@pytest.mark.process
 @pytest.mark.skipif(not Path("/proc/self/status").is_file(), reason="Linux tells its memory there")
 def test_loading_in_half_precision_holds_no_second_copy(tmp_path):
     """Memory of the process's own, in MiB at its peak: the halves alone are 40."""

@@ -33,6 +33,7 @@ def run(*arguments: str, cwd: Path, call: list[str] | None = None, **env: str):
     )
 
 
+@pytest.mark.process
 def test_help_lists_the_groups_without_torch(tmp_path):
     done = run("--help", cwd=tmp_path, call=[sys.executable, "-c", TORCHLESS])
     assert done.returncode == 0, done.stderr
@@ -42,6 +43,7 @@ def test_help_lists_the_groups_without_torch(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.process
 @pytest.mark.parametrize(
     ("mistake", "says"),
     [
@@ -59,11 +61,13 @@ def test_a_mistake_is_one_line_before_torch(tmp_path, mistake, says):
     assert done.stdout.splitlines()[-1] == "False"
 
 
+@pytest.mark.process
 def test_debug_shows_the_traceback(tmp_path):
     done = run("sampler=nope", "debug=true", cwd=tmp_path)
     assert done.returncode == 1 and "Traceback" in done.stderr
 
 
+@pytest.mark.process
 def test_all_three_commands_are_one(tmp_path):
     calls = [
         [sys.executable, str(ROOT / "run.py")],
@@ -74,6 +78,7 @@ def test_all_three_commands_are_one(tmp_path):
     assert len(said) == 1 and "seed: 3" in said.pop()
 
 
+@pytest.mark.process
 def test_a_sweep_goes_on_after_a_failure_and_says_so(tmp_path, tiny, sounds):
     (sounds / "broken.wav").write_bytes(b"RIFF")
     paths = ",".join(str(sounds / name) for name in ("hiss.wav", "broken.wav", "tone.wav"))
@@ -93,6 +98,7 @@ def test_a_sweep_goes_on_after_a_failure_and_says_so(tmp_path, tiny, sounds):
     assert {path.name for path in tmp_path.iterdir()} == {"outputs", "sounds"}
 
 
+@pytest.mark.process
 def test_a_picture_is_told_in_three_lines_and_a_folder(tmp_path, tiny, sounds):
     done = run(*tiny, "logger=none", f"prompt.path={sounds / 'tone.wav'}", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
@@ -103,6 +109,7 @@ def test_a_picture_is_told_in_three_lines_and_a_folder(tmp_path, tiny, sounds):
     assert "clip=" in done.stderr  # the progress bar, with the losses
 
 
+@pytest.mark.process
 @pytest.mark.parametrize("name", COMMANDS)
 def test_each_command_has_help_and_loads_no_torch(name, tmp_path):
     lines = "import sys; from acgd.commands.main import main\n"
@@ -112,6 +119,7 @@ def test_each_command_has_help_and_loads_no_torch(name, tmp_path):
     assert done.stdout.startswith(f"usage: acgd {name}") and "False" in done.stdout.splitlines()[-1]
 
 
+@pytest.mark.process
 def test_version_is_answered_at_once(tmp_path):
     lines = "import sys; from acgd.commands.main import main; main(); print(len(sys.modules))"
     done = run("--version", cwd=tmp_path, call=[sys.executable, "-c", lines])
@@ -119,6 +127,7 @@ def test_version_is_answered_at_once(tmp_path):
     assert version == f"acgd {acgd.__version__}" and int(modules) < 200
 
 
+@pytest.mark.process
 def test_a_sound_alone_is_what_is_drawn(tmp_path, tiny, sounds):
     spaced = tmp_path / "it's a tone, really.wav"
     spaced.write_bytes((sounds / "tone.wav").read_bytes())
@@ -129,6 +138,7 @@ def test_a_sound_alone_is_what_is_drawn(tmp_path, tiny, sounds):
     assert both.returncode == 0 and len(list((tmp_path / "outputs/main").iterdir())) == 2
 
 
+@pytest.mark.process
 @pytest.mark.parametrize(
     ("words", "says"),
     [
@@ -162,6 +172,7 @@ def test_a_folder_of_ones_own_is_found_among_the_words(words, folder):
     assert config_dir_of(words) == folder
 
 
+@pytest.mark.process
 def test_no_words_at_all_draw_the_demo_sound(tmp_path):
     done = run(cwd=tmp_path, call=[sys.executable, "-m", "acgd"])
     assert done.returncode == 0, done.stderr

@@ -329,6 +329,7 @@ def script(*arguments, **env):
     )
 
 
+@pytest.mark.process
 def test_the_command_prints_and_writes_its_tables(sweep, tmp_path):
     done = script(sweep, "--metrics", "similarity,judge.rank")
     assert done.returncode == 0, done.stderr
@@ -350,6 +351,7 @@ def test_the_command_prints_and_writes_its_tables(sweep, tmp_path):
     assert told["by"] == ["guidance.clip"] and told["samples"] == {"ok": 11, "failed": 2}
 
 
+@pytest.mark.process
 def test_the_command_says_what_is_wrong_in_one_line(sweep, tmp_path):
     for arguments, says in (
         ((sweep, "--by", "guidance.clp"), "did you mean guidance.clip"),

@@ -193,6 +193,7 @@ PLACES = {
 }
 
 
+@pytest.mark.process
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="/dev/full is Linux's")
 @pytest.mark.parametrize("place", PLACES)
 def test_what_cannot_be_shown_ends_nothing(tmp_path, place):
@@ -216,6 +217,7 @@ def test_a_finished_picture_is_finished_though_nobody_can_be_told(runs, monkeypa
     assert folders.finished(made.folder)
 
 
+@pytest.mark.process
 def test_a_run_with_its_output_closed(tiny, tmp_path):
     words = ["prompt=text", "prompt.text=snow", "logger=none", "name=a"]
     call = " ".join(f"'{word}'" for word in command(*tiny, *words))

@@ -36,6 +36,7 @@ def here(tmp_path, monkeypatch, sounds):
     return [*("logger=none",)]
 
 
+@pytest.mark.process
 def test_import_is_quick_and_loads_neither_torch_nor_hydra():
     code = (
         "import sys, time; t = time.process_time(); import acgd; t = time.process_time() - t; "
@@ -72,6 +73,7 @@ def test_samples_are_the_same_as_their_file(here, tiny, sounds):
         acgd.draw(np.array([0.0, np.nan]), *tiny, *here, sample_rate=8000)
 
 
+@pytest.mark.process
 def test_the_command_makes_the_same_picture(here, tiny, sounds):
     (picture,) = acgd.draw(sounds / "tone.wav", *tiny, *here, text="it's rain, and 'snow'", seed=3)
     shown = picture._repr_png_()

@@ -316,6 +316,7 @@ def process(place, url: str) -> subprocess.Popen:
     )
 
 
+@pytest.mark.process
 def test_two_processes_fetch_a_file_once(server, tmp_path):
     both = [process(tmp_path / "a.pt", server.url("slow")) for _ in range(2)]
     told = [one.communicate(timeout=120) for one in both]
@@ -325,6 +326,7 @@ def test_two_processes_fetch_a_file_once(server, tmp_path):
     assert "another process is fetching a.pt" in "".join(errors for _, errors in told)
 
 
+@pytest.mark.process
 def test_ctrl_c_keeps_what_has_come(server, tmp_path):
     place = tmp_path / "a.pt"
     child = process(place, server.url("slow"))

@@ -78,6 +78,7 @@ def went_on(cwd: Path) -> int:
     return sum("resumes after" in log.read_text() for log in logs)
 
 
+@pytest.mark.process
 @needs("hydra_joblib_launcher")
 def test_joblib_works_from_any_folder_and_goes_on_after_failures(tmp_path, tiny, sounds):
     (sounds / "broken.wav").write_bytes(b"RIFF")
@@ -91,6 +92,7 @@ def test_joblib_works_from_any_folder_and_goes_on_after_failures(tmp_path, tiny,
     assert {path.name for path in tmp_path.iterdir()} == {"outputs", "sounds"}
 
 
+@pytest.mark.process
 @needs("hydra_submitit_launcher")
 def test_a_process_of_submitit_that_is_killed_is_one_lost_job(tmp_path, tiny, sounds):
     words = [*tiny, *SLOW, "guidance.clip=500,600", "prompt.path=sounds/tone.wav"]
@@ -182,6 +184,7 @@ def test_presets_compose_or_name_the_extra_they_need(choice, module, extra):
         assert installed and cfg.hydra[choice.split("=")[0]]._target_.startswith("hydra_plugins.")
 
 
+@pytest.mark.process
 @needs("hydra_optuna_sweeper")
 def test_a_search_goes_on_where_the_last_one_ended(tmp_path, tiny, sounds):
     words = [*tiny, "experiment=search", "prompt.path=sounds/tone.wav", "seed=0", "logger=none"]
@@ -196,6 +199,7 @@ def test_a_search_goes_on_where_the_last_one_ended(tmp_path, tiny, sounds):
         assert study.execute("select count(*) from trial_values").fetchone() == (trials,)
 
 
+@pytest.mark.process
 @clusters
 @needs("hydra_submitit_launcher")
 @pytest.mark.skipif(not shutil.which("slurmctld", path=PATH), reason="no Slurm here")
@@ -219,6 +223,7 @@ def test_a_cancelled_job_of_slurm_is_told_and_made_by_the_same_command(tmp_path,
         subprocess.run([*here, "stop", str(tmp_path / "slurm")], timeout=100)
 
 
+@pytest.mark.process
 @clusters
 @needs("hydra_ray_launcher")
 def test_a_lost_node_of_ray_costs_its_job_and_no_other(tmp_path, tiny, sounds):

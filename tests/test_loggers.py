@@ -96,6 +96,7 @@ def inspected(folder: Path) -> list[dict]:
     return [json.loads(line) for line in said.stdout.splitlines()]
 
 
+@pytest.mark.process
 def test_an_offline_run_holds_config_losses_picture_and_metrics(tiny, sounds, tmp_path, capfd):
     path = f"prompt.path={sounds / 'tone.wav'}"
     cfg = compose(*tiny, path, f"outputs={tmp_path}", "logger=wandb", "logger.timeout=200")
@@ -122,6 +123,7 @@ def test_an_offline_run_holds_config_losses_picture_and_metrics(tiny, sounds, tm
     assert not capfd.readouterr().out.count("wandb")
 
 
+@pytest.mark.process
 def test_one_child_serves_every_job_of_a_process(example, tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
     pids = set()
@@ -162,6 +164,7 @@ def test_a_failing_wandb_is_one_line(tmp_path, capsys):
     assert said.startswith("acgd: W&B: not a run: ") and said.count("\n") == 1
 
 
+@pytest.mark.process
 @pytest.mark.parametrize("how", ["hang", "refuse"])
 def test_a_server_that_does_not_work_leaves_an_offline_run(
     how, server, example, tmp_path, monkeypatch, capsys
@@ -182,6 +185,7 @@ def test_a_server_that_does_not_work_leaves_an_offline_run(
     assert not wandb_worker.mirrored(folder, "online")
 
 
+@pytest.mark.process
 def test_finished_runs_are_replayed_once_in_order(example, tmp_path, capsys, monkeypatch):
     home = tmp_path / "outputs" / "main"
     runs = [copied(example, home, name * 12, age) for name, age in (("a", 5), ("b", 50), ("c", 9))]

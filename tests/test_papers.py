@@ -211,6 +211,7 @@ def test_the_encoder_of_the_papers_sees_no_colour(my_parts, monkeypatch, weights
     assert not torch.allclose(encoder.image(x)[0], encoder.image(x)[1])
 
 
+@pytest.mark.process
 @pytest.mark.slow
 def test_the_lines_of_python_run_as_pasted(tmp_path):
     lines = "".join(text for text in blocks("python") if text.startswith("import acgd"))

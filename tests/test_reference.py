@@ -32,6 +32,7 @@ def run(folder):
     return subprocess.run(command, capture_output=True, text=True, check=False)
 
 
+@pytest.mark.process
 def test_a_wrong_number_and_a_missing_array_fail_and_unknown_kinds_are_told(tmp_path):
     shutil.copy(GOLDEN / "diffusion.json", tmp_path / "diffusion_two.json")
     with np.load(GOLDEN / "diffusion.npz") as arrays:

@@ -48,6 +48,7 @@ def again(run, *arguments: str, cwd):
     return subprocess.run(command, cwd=cwd, env=env, capture_output=True, text=True, timeout=200)
 
 
+@pytest.mark.process
 def test_a_run_made_again_from_elsewhere_is_the_same(run, tmp_path):
     done = again(run, "--out", str(tmp_path / "again"), cwd=tmp_path)
     assert done.returncode == 0, done.stdout + done.stderr
@@ -80,6 +81,7 @@ def test_what_was_not_as_it_is_now_is_named(run):
     ]
 
 
+@pytest.mark.process
 def test_a_sound_that_has_moved_is_one_line(run):
     sound = run.parents[2] / "hiss.wav"
     sound.rename(sound.with_name("moved.wav"))

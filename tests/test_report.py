@@ -146,6 +146,7 @@ def sweep(tmp_path) -> Path:
     return made_sweep(home, [*jobs, lost])
 
 
+@pytest.mark.process
 def test_a_sweeps_page_holds_its_pictures_sounds_and_failures(real):
     data = shown(real / "report.html")
     assert [row["label"] for row in data["rows"]] == ["low", "high", "none"]
@@ -167,6 +168,7 @@ def test_a_sweeps_page_holds_its_pictures_sounds_and_failures(real):
     assert {card["metric"] for card in data["tables"][0]["cards"]} >= {"image_audio", "diversity"}
 
 
+@pytest.mark.process
 def test_a_runs_page_uses_what_lies_beside_it(real):
     folder = next((real.parent.parent).glob("low-seed1-*"))
     page = Page(folder / "report.html")
@@ -249,6 +251,7 @@ def test_the_whole_of_outputs_is_a_page_too(sweep):
     assert data["keys"] == ["guidance.clip"] and not data["command"]
 
 
+@pytest.mark.process
 @pytest.mark.parametrize("name", ["", "empty", "nowhere"])
 def test_a_folder_without_runs_is_told_in_one_line(tmp_path, name):
     (tmp_path / "empty").mkdir()
@@ -258,6 +261,7 @@ def test_a_folder_without_runs_is_told_in_one_line(tmp_path, name):
     assert "give the folder of a run" in done.stderr
 
 
+@pytest.mark.process
 def test_a_runs_page_is_quick_and_needs_no_torch(sweep):
     folder = next(sweep.parent.parent.glob("owl-*"))
     lines = "import sys, time; from pathlib import Path; from acgd import report; "
@@ -426,6 +430,7 @@ def wait(page, expression: str) -> None:
         time.sleep(0.02)
 
 
+@pytest.mark.browser
 def test_a_page_runs_no_script_but_its_own_and_asks_no_network(sweep, browser):
     page = browser.new_page()
     page.goto(report.build(sweep).as_uri())
@@ -449,6 +454,7 @@ def test_a_page_runs_no_script_but_its_own_and_asks_no_network(sweep, browser):
     page.close()
 
 
+@pytest.mark.browser
 def test_the_grid_in_a_browser(sweep, look):
     page = look(report.build(sweep))
     assert page.locator(".tile").count() == 10 and page.locator(".row").count() == 4
@@ -472,6 +478,7 @@ def feet(page) -> list:
     return page.locator(".foot.scored").all()
 
 
+@pytest.mark.browser
 def test_the_keyboard_goes_through_the_pictures(sweep, look):
     page = look(report.build(sweep))
     page.locator(".tile").first.focus()
@@ -496,6 +503,7 @@ def test_the_keyboard_goes_through_the_pictures(sweep, look):
     assert page.evaluate(row) == NASTY
 
 
+@pytest.mark.browser
 def test_what_failed_says_why(sweep, look):
     page = look(report.build(sweep))
     assert "no such thing" in page.locator("#failed").inner_text()
@@ -505,6 +513,7 @@ def test_what_failed_says_why(sweep, look):
     assert page.evaluate("window.hacked") is None
 
 
+@pytest.mark.browser
 def test_filters_and_orders(sweep, look):
     page = look(report.build(sweep))
     page.locator("input[type=search]").fill("owl 1000 word")
@@ -525,12 +534,14 @@ def test_filters_and_orders(sweep, look):
     assert page.locator(".titles .title").all_inner_texts() == ["seed 0", "seed 1", "no seed"]
 
 
+@pytest.mark.browser
 def test_the_commands_are_those_of_a_cell(sweep, look):
     page = look(report.build(sweep))
     lines = page.evaluate("commands(samples.filter(s => s.row === 0 && s.settings[0] === '500'))")
     assert lines == "python run.py 'prompt.text=\"an owl\"' guidance.clip=500 'seed=[0,1]'"
 
 
+@pytest.mark.browser
 @pytest.mark.parametrize(("width", "scheme"), [(390, "light"), (1280, "dark")])
 def test_it_is_readable_on_a_phone_and_in_the_dark(sweep, look, width, scheme):
     page = look(report.build(sweep), width, scheme)
@@ -542,6 +553,7 @@ def test_it_is_readable_on_a_phone_and_in_the_dark(sweep, look, width, scheme):
     assert (ink > paper + 300) if scheme == "dark" else (paper > ink + 300)
 
 
+@pytest.mark.browser
 def test_a_runs_page_in_a_browser(sweep, look):
     folder = next(sweep.parent.parent.glob("nasty-*"))
     page = look(report.build(folder))
@@ -550,6 +562,8 @@ def test_a_runs_page_in_a_browser(sweep, look):
     assert page.evaluate("document.querySelector('.stage img').naturalWidth") == 64
 
 
+@pytest.mark.browser
+@pytest.mark.process
 def test_a_real_sweep_plays_and_compares(real, look):
     page = look(real / "report.html")
     page.get_by_label("Play low").click()

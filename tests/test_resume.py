@@ -245,6 +245,7 @@ with held([Path(sys.argv[1])]) as mine:
 """
 
 
+@pytest.mark.process
 @pytest.mark.skipif(not Path("/proc/locks").is_file(), reason="Linux tells its locks there")
 def test_nobody_waits_for_a_process_that_stays_stopped(runs, monkeypatch):
     made = runs("seed=[0,1,2]", "batch_size=1", "sampler.steps=2")

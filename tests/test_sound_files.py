@@ -362,6 +362,7 @@ def test_globs_through_folders(tmp_path):
     assert names("**/b/*") == ["a/b/y.wav"]
 
 
+@pytest.mark.process
 def test_av_is_imported_late():
     code = "import sys; from acgd.media import audio; assert 'av' not in sys.modules"
     subprocess.run([os.sys.executable, "-c", code], check=True)

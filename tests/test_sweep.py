@@ -255,6 +255,7 @@ def sweeping(*arguments: str, cwd: Path) -> subprocess.Popen:
     )
 
 
+@pytest.mark.process
 @pytest.mark.parametrize(
     ("given", "says"),
     [
@@ -272,6 +273,7 @@ def test_a_sweep_that_cannot_be_is_one_line(tmp_path, given, says):
     assert len(errors.splitlines()) == 1 and errors.startswith("acgd: ") and says in errors
 
 
+@pytest.mark.process
 def test_a_sweep_as_it_is_typed(tmp_path, tiny, sounds):
     """Sounds by settings by seeds, one sound broken: one process, whole batches, a page."""
     (sounds / "broken.wav").write_bytes(b"RIFF")
@@ -295,6 +297,7 @@ def test_a_sweep_as_it_is_typed(tmp_path, tiny, sounds):
     assert all((tmp_path / "outputs/main" / name / "report.html").is_file() for name in finished)
 
 
+@pytest.mark.process
 def test_a_sweep_that_is_ended_says_so_and_goes_on(tmp_path, tiny, sounds):
     given = [*tiny, "logger=none", f"prompt.path={sounds}/tone.wav", "batch_size=1"]
     given += ["seed=range(0,60)"]

@@ -16,6 +16,7 @@ from acgd.commands import run as cli
 ENVIRONMENT = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
 
 
+@pytest.mark.process
 def test_a_few_kills_lose_nothing(tiny, tmp_path):
     small = [one for one in tiny if "checkpoint" in one]
     small += ["sampler=plms", "sampler.steps=3", "guidance.clip=300", "seed=0,1,2", "twin=false"]
@@ -51,6 +52,7 @@ def test_an_interruption_is_known_behind_what_others_make_of_it():
     assert cli.interruption(ValueError()) is None
 
 
+@pytest.mark.process
 @pytest.mark.parametrize(("name", "code"), [("SIGTERM", 143)])
 def test_a_scheduler_s_signal_is_an_interruption(tiny, tmp_path, name, code):
     words = ["prompt=text", "prompt.text=snow", "logger=none", "sampler.steps=900"]

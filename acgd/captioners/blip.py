@@ -27,11 +27,11 @@ class BlipCaptioner:
     ) -> None:
         from transformers.models.blip import BlipForConditionalGeneration, BlipProcessor
 
-        given = {"local_files_only": not download}
         try:
-            self.processor = BlipProcessor.from_pretrained(checkpoint, **given)
+            local = not download
+            self.processor = BlipProcessor.from_pretrained(checkpoint, local_files_only=local)
             model = BlipForConditionalGeneration.from_pretrained(
-                checkpoint, dtype=getattr(torch, precision), **given
+                checkpoint, dtype=getattr(torch, precision), local_files_only=local
             )
         except (OSError, ValueError, ImportError) as error:
             line = str(error).strip().splitlines()[0]

@@ -15,6 +15,7 @@ from acgd.checkpoints import registry
 from acgd.encoders.clip import CLIPEncoder
 from acgd.errors import UserError
 from acgd.media.preprocess import normalise, resized
+from acgd.models.clip import CLIP
 from acgd.models.clipcap import LEGACY, TIED, ClipCap
 from acgd.types import Encoder
 
@@ -64,12 +65,12 @@ class ClipCapCaptioner:
         return [self.tokenizer.decode(ids.tolist()).strip() for ids in written]
 
 
-def shared(judge: Encoder | None, source: str) -> torch.nn.Module | None:
+def shared(judge: Encoder | None, source: str) -> CLIP | None:
     """The judge's model, if its picture tower comes from the file that `source` names."""
-    theirs = getattr(judge, "pictures_from", None)
-    if theirs is None or Path(theirs).resolve() != checkpoints.locate(source).resolve():
+    if not isinstance(judge, CLIPEncoder):
         return None
-    return judge.model
+    same = judge.pictures_from.resolve() == checkpoints.locate(source).resolve()
+    return judge.model if same else None
 
 
 def read_model(checkpoint: str, architecture: dict[str, Any]) -> ClipCap:

@@ -42,7 +42,7 @@ class TinyClipCap:
 
         self.decoding, self.device = Decoding(**(decoding or {})), torch.device(device)
         path = checkpoints.locate(checkpoint)
-        self.model = read_model(path, {}).to(self.device)
+        self.model = read_model(str(path), {}).to(self.device)
         with safe_open(path, framework="pt") as file:
             tokenizer = (file.metadata() or {}).get("tokenizer")
         if tokenizer is None:
@@ -50,13 +50,16 @@ class TinyClipCap:
         self.tokenizer = Tokenizer.from_str(tokenizer)
         self.stop = self.tokenizer.encode(".").ids[0]
         self.clip = shared(judge, clip) or AudioCLIPEncoder(clip, device=device).model
+        if not isinstance(self.clip.visual, VisionTransformer):
+            raise UserError(f"captioner.clip={clip}: this captioner reads a ViT's blocks")
+        self.tower = self.clip.visual
 
     @torch.no_grad()
     def __call__(self, images: Tensor) -> list[str]:
         """(B, 3, H, W) in [0, 1] of any size to B captions."""
         side = self.clip.image_resolution
         views = looks(square(images.to(self.device).float(), side * 4 // 3))
-        seen = torch.stack([glimpse(self.clip.visual, view) for view in views]).mean(0)
+        seen = torch.stack([glimpse(self.tower, view) for view in views]).mean(0)
         written = self.decoding(self.model, self.model.prefix(seen), self.stop)
         return [self.tokenizer.decode(ids.tolist()).strip() for ids in written]
 

@@ -105,8 +105,8 @@ def top_p(
         chances, order = chances.sort(dim=-1, descending=True, stable=True)
         before = chances.cumsum(-1) - chances
         chances = chances.masked_fill(before >= p, 0.0)  # the first always stays
-        draws = [torch.rand((), generator=generators[i]) for i in pictures.tolist()]
-        draws = torch.stack(draws).to(chances)[:, None] * chances.sum(-1, keepdim=True)
+        numbers = [torch.rand((), generator=generators[i]) for i in pictures.tolist()]
+        draws = torch.stack(numbers).to(chances)[:, None] * chances.sum(-1, keepdim=True)
         place = torch.searchsorted(chances.cumsum(-1), draws, right=True)
         kept = (chances > 0).sum(-1, keepdim=True)
         return order.gather(-1, torch.minimum(place, kept - 1))[:, 0]

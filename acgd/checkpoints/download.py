@@ -116,7 +116,7 @@ def bring(row: Published, place: Path, mirror: str, patience: Patience) -> None:
 
 def fill(row: Published, mirror: str, part: Path, patience: Patience) -> None:
     """The whole file in `part`; attempts that bring nothing are numbered, with longer waits."""
-    vain = 0
+    vain, reason = 0, Exception()
     with tqdm(
         desc=row.name, total=row.size, unit="B", unit_scale=True, disable=None, leave=False
     ) as bar:

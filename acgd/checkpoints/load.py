@@ -14,10 +14,10 @@ import inspect
 import json
 import pickle
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -32,6 +32,7 @@ from acgd.checkpoints.unwrap import unwrap
 from acgd.errors import UserError, first_words
 from acgd.paths import WEIGHTS
 
+M = TypeVar("M", bound=nn.Module)
 BROKEN = (
     SafetensorError,
     RuntimeError,
@@ -146,7 +147,7 @@ class Unfilled(TorchFunctionMode):
         return func(*args, **kwargs)
 
 
-def empty(make: type[nn.Module], path: str | Path, given: dict) -> nn.Module:
+def empty(make: Callable[..., M], path: str | Path, given: dict) -> M:
     """A module without weights, for a file's tensors to be loaded into with assign=True.
 
     Its architecture is the one that the file carries, with what is `given` going before it; a
@@ -163,14 +164,14 @@ def empty(make: type[nn.Module], path: str | Path, given: dict) -> nn.Module:
 
 
 def load_into(
-    module: nn.Module,
+    module: M,
     state: dict[str, Tensor],
     source: str | Path,
     ignore: Sequence[str] = (),
     assign: bool = False,
     device: str | torch.device | None = None,
     release: bool = False,
-) -> nn.Module:
+) -> M:
     """Load strictly, converting to the module's dtypes; a UserError names what does not fit, and
     weights that are no finite numbers.
 
@@ -215,8 +216,8 @@ def check_finite(state: dict[str, Tensor], module: nn.Module, source: str | Path
     names = [k for k, v in state.items() if v.is_floating_point() and v.numel() and not v.is_meta]
     if not names:
         return
-    ends = torch.stack([end.float() for k in names for end in torch.aminmax(state[k])])
-    ends = dict(zip(names, ends.cpu().unflatten(0, (-1, 2)), strict=True))
+    found = torch.stack([end.float() for k in names for end in torch.aminmax(state[k])])
+    ends = dict(zip(names, found.cpu().unflatten(0, (-1, 2)), strict=True))
     parameters = {name for name, _ in module.named_parameters(remove_duplicate=False)}
     wrong = [k for k, v in ends.items() if v.isnan().any() or (k in parameters and v.isinf().any())]
     if wrong:

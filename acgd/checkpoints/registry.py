@@ -39,7 +39,7 @@ def table() -> dict[str, Published]:
     """Every published file by its name."""
     from omegaconf import OmegaConf
 
-    rows = OmegaConf.to_container(OmegaConf.load(TABLE))
+    rows: Any = OmegaConf.to_container(OmegaConf.load(TABLE))
     return {name: read(name, **row) for name, row in rows.items()}
 
 

@@ -102,8 +102,10 @@ class Reader(pickle.Unpickler):
 
     def offset(self, member: zipfile.ZipInfo) -> int:
         """Where a member's bytes begin: behind its own header, whose extra field pads it."""
-        self.archive.fp.seek(member.header_offset)
-        name, extra = struct.unpack("<26xHH", self.archive.fp.read(30))
+        file = self.archive.fp
+        assert file is not None  # it is open
+        file.seek(member.header_offset)
+        name, extra = struct.unpack("<26xHH", file.read(30))
         return member.header_offset + 30 + name + extra
 
 

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from typing import Any
 
 from acgd.config.explain import explain
 from acgd.errors import UserError, say
@@ -49,7 +50,7 @@ def read(arguments: list[str] | None) -> argparse.Namespace:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("folders", nargs="+", type=Path, metavar="DIR")
-    keys = {"action": "extend", "type": lambda words: words.split(",")}
+    keys: dict[str, Any] = {"action": "extend", "type": lambda words: words.split(",")}
     parser.add_argument("--by", metavar="KEY", **keys, help="a config key or group; also several")
     parser.add_argument("--metrics", metavar="NAME", **keys, help="all that have values otherwise")
     parser.add_argument("--against", metavar="SETTING", help="the baseline, or all")

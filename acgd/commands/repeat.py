@@ -97,8 +97,9 @@ def repeat(run: Path, out: Path, trust: Sequence[str] = ()) -> int:
 def company(run: Path, then: dict) -> list[Path]:
     """The folders of the runs that were sampled with this one, itself among them."""
     names = then.get("batch")
-    known = isinstance(names, list) and all(isinstance(name, str) for name in names)
-    batch = [run.parent / name for name in names] if known else []
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        return [run]
+    batch = [run.parent / name for name in names]
     return batch if run in batch else [run]
 
 

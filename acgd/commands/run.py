@@ -110,7 +110,7 @@ def quoted(argument: str) -> str:
 
 def start() -> None:
     """Let Hydra compose and run; raises what went wrong, a lone job's failure included."""
-    plugins = Plugins.instance()  # Hydra imports its own once more for that
+    plugins: Any = Plugins.instance()  # Hydra imports its own once more for that
     from acgd.sweep import plugin
     from acgd.sweep.launchers import registry
 

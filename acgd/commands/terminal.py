@@ -50,9 +50,9 @@ def prepare() -> None:
 
 
 def patient(stream: io.TextIOWrapper) -> Patient:
-    ways = {"line_buffering": stream.line_buffering, "write_through": stream.write_through}
-    encoding = stream.encoding
-    return Patient(stream.detach(), encoding, errors="backslashreplace", **ways)
+    encoding, lines, through = stream.encoding, stream.line_buffering, stream.write_through
+    binary = stream.detach()
+    return Patient(binary, encoding, "backslashreplace", None, lines, through)
 
 
 def fill_descriptors() -> None:

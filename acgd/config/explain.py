@@ -88,7 +88,7 @@ def parts_with(key: str) -> list[str]:
 def dotted_keys(node: DictConfig, prefix: str = "") -> list[str]:
     """Every key of a config, "guidance.clip" for nested ones."""
     keys = []
-    for key in node:
+    for key in map(str, node):
         keys.append(f"{prefix}{key}")
         child = node._get_node(key)
         if isinstance(child, DictConfig) and not (child._is_none() or child._is_missing()):

@@ -33,7 +33,7 @@ BESIDE_THE_POINT = (
     "guidance.cutout_chunk",
 )
 # What each sample of a batch has for itself. Everything else must be equal.
-OF_A_SAMPLE = ("prompt", "seed", "concept", "references", "heard")
+OF_A_SAMPLE: tuple[str, ...] = ("prompt", "seed", "concept", "references", "heard")
 OF_A_SAMPLE += ("name", "outputs", "force", "debug", "fail_fast", "optimize", "report")
 
 
@@ -110,6 +110,7 @@ WORDS = Kind(  # a number is read as one from the command line, and meant as wor
 )
 WEIGHT = or_null(number(-3e38, 3e38))
 SHARE = number(0, 1)
+STEPS_WRITTEN = re.compile(r"(ddim)?0*[1-9]\d{0,4}|\d{1,5}(, *\d{1,5})+|")
 STEPS = Kind(
     "a number of steps as 50, ddim50, or sections as '10,10,5'",
     lambda value: (
@@ -118,7 +119,6 @@ STEPS = Kind(
         or (list_of(whole(0, 10000)).fits(value) and bool(value))
     ),
 )
-STEPS_WRITTEN = re.compile(r"(ddim)?0*[1-9]\d{0,4}|\d{1,5}(, *\d{1,5})+|")
 
 TABLE: dict[str, Kind] = {
     "seed": Kind("a whole number from 0 on, or a list of them", or_list(whole(0, 2**63 - 1)).fits),

@@ -89,11 +89,10 @@ class MusCapsDescriber:
 
     def find_ears(self, encoder: Encoder | None, source: str | None) -> Ears:
         """The audio head of the encoder at hand where it fits, else that of `source`."""
-        head = getattr(getattr(encoder, "model", None), "audio", None)
-        size = self.model.audio_linear.in_features
-        if not isinstance(head, Ears) or 2 * head.dim != size:
-            from acgd.encoders.audioclip import AudioCLIPEncoder
+        from acgd.encoders.audioclip import AudioCLIPEncoder
 
+        head = encoder.model.audio if isinstance(encoder, AudioCLIPEncoder) else None
+        if encoder is None or head is None or 2 * head.dim != self.model.audio_linear.in_features:
             if source is None:
                 raise UserError("describer.ears: name the encoder whose ears this captioner has")
             encoder = AudioCLIPEncoder(source, device=self.device)
@@ -129,6 +128,7 @@ class MusCapsDescriber:
             found = ear_features(self.ears, waves.to(self.device))[0]
             return self.leaning(found, waves) if self.lean else found
         net = self.model.audio_encoder
+        assert net is not None  # without ears it has its own
         if self.resample:
             wave = audio.resample(wave, sample_rate, net.sample_rate)
         chunks = torch.from_numpy(cut_chunks(wave, net.chunk, self.last_chunk)).to(self.device)

@@ -53,6 +53,7 @@ class Denoiser:
             return self.unet(x, timesteps, cond=self.cond, **given).float()
         given = {name: torch.cat([value, value]) for name, value in given.items()}
         mask = torch.arange(2 * len(x), device=x.device) < len(x)  # first half with its condition
+        assert self.cond is not None  # the constructor asks for it
         cond = torch.cat([self.cond, self.cond])
         double = torch.cat([x, x]), torch.cat([timesteps, timesteps])
         out = self.unet(*double, cond=cond, cond_mask=mask, **given).float()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -14,6 +15,8 @@ from acgd.diffusion.process import Diffusion
 from acgd.errors import UserError
 from acgd.models.autoencoder import Autoencoder
 from acgd.models.unet import UNet
+
+M = TypeVar("M", bound=nn.Module)
 
 
 class PictureModel:
@@ -52,7 +55,7 @@ class PictureModel:
         styles: Mapping[str, int] | None = None,
         clean_styles: Sequence[str] = (),
         style: str | None = None,
-        **architecture: object,
+        **architecture: Any,
     ):
         self.styles, self.clean_styles, self.style = dict(styles or {}), clean_styles, style
         if style is not None and style not in self.styles:
@@ -61,7 +64,7 @@ class PictureModel:
         path = checkpoints.locate(checkpoint)
         unet = self.network(path, architecture, precision)
         self.unet, self.cond_dim = filled(unet, path, device, checkpoint_key), unet.cond_dim
-        self.process = {
+        self.process: dict[str, Any] = {
             "schedule": schedule,
             "steps": steps,
             "rescale_timesteps": rescale_timesteps,
@@ -69,14 +72,15 @@ class PictureModel:
         }
         self.predicts, self.clip_denoised = predicts, clip_denoised
         self.shape = (unet.in_channels, unet.image_size, unet.image_size)
-        self.image_size, self.autoencoder = unet.image_size, None
+        self.image_size = unet.image_size
+        self.autoencoder: Autoencoder | None = None
         self.scale, self.shift = scale, shift
         if autoencoder is not None:
             path = checkpoints.locate(autoencoder)
             self.autoencoder = filled(checkpoints.empty(Autoencoder, path, {}), path, device)
             self.image_size = self.autoencoder.image_size
 
-    def network(self, path: Path, sizes: dict, precision: str) -> nn.Module:
+    def network(self, path: Path, sizes: dict, precision: str) -> UNet:
         """The network, to be filled from `path`; in its precision before, so that the file's is
         never held."""
         unet = checkpoints.empty(UNet, path, sizes)
@@ -131,10 +135,10 @@ class PictureModel:
         return [self.styles[name] for name in names]
 
 
-def filled(
-    module: nn.Module, path: Path, device: str | torch.device, key: str | None = None
-) -> nn.Module:
+def filled(module: M, path: Path, device: str | torch.device, key: str | None = None) -> M:
     """A module with the weights of a file, to be used and not to be trained."""
     state = checkpoints.load_state(path, key)
     checkpoints.load_into(module, state, path, device=device, release=True)
-    return module.eval().requires_grad_(False).to(memory_format=torch.channels_last)
+    module.eval().requires_grad_(False)
+    # torch's stubs do not know the argument
+    return module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]

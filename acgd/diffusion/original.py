@@ -5,8 +5,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable
 from pathlib import Path
-
-from torch import nn
+from typing import Any
 
 from acgd.checkpoints import load as checkpoints
 from acgd.diffusion.model import PictureModel
@@ -20,7 +19,7 @@ class OriginalModel(PictureModel):
     and a float16 torso; bfloat16 is taken as float32. UserError where the package is missing.
     """
 
-    def network(self, path: Path, sizes: dict, precision: str) -> nn.Module:
+    def network(self, path: Path, sizes: dict, precision: str) -> Any:
         unet = checkpoints.empty(maker(), path, sizes)
         if precision == "float16":
             unet = unet.to("meta")
@@ -29,7 +28,7 @@ class OriginalModel(PictureModel):
         return unet
 
 
-def maker() -> Callable[..., nn.Module]:
+def maker() -> Callable[..., Any]:
     """guided_diffusion's create_model; its networks say what PictureModel asks of one."""
     try:
         from guided_diffusion.script_util import create_model
@@ -39,7 +38,7 @@ def maker() -> Callable[..., nn.Module]:
         ) from None
 
     @functools.wraps(create_model)
-    def make(*args: object, **sizes: object) -> nn.Module:
+    def make(*args: object, **sizes: object) -> Any:
         unet = create_model(*args, **sizes)
         unet.cond_dim, unet.class_cond = 0, unet.num_classes is not None
         return unet

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -26,13 +27,14 @@ class AudioCLIPEncoder(CLIPEncoder):
     """
 
     model_class = AudioCLIP
+    model: AudioCLIP
 
     def __init__(
         self,
         checkpoint: str,
         window: float | None = None,
         speeds: Sequence[float] | None = None,
-        **arguments: object,
+        **arguments: Any,
     ) -> None:
         super().__init__(checkpoint, **arguments)
         if window is not None and not window >= 0.1:
@@ -54,24 +56,25 @@ class AudioCLIPEncoder(CLIPEncoder):
         waves = waves.to(self.device).float()
         heard = [self.hear(waves)]
         if self.window and waves.shape[1] > self.window:
-            parts = torch.stack([self.hear(part) for part in self.windows(waves)])
+            parts = torch.stack([self.hear(part) for part in windows(waves, self.window)])
             heard.append(F.normalize(parts.mean(0), dim=-1))
         heard += [self.hear(at_speed(waves, speed)) for speed in self.speeds]
-        return F.normalize(sum(heard), dim=-1) if len(heard) > 1 else heard[0]
+        return F.normalize(sum(heard[1:], heard[0]), dim=-1) if len(heard) > 1 else heard[0]
 
     def hear(self, waves: Tensor) -> Tensor:
         """(N, T) -> (N, D), unit norm: the sound as it is, once."""
         return F.normalize(self.model.encode_audio(waves), dim=-1)
-
-    def windows(self, waves: Tensor) -> list[Tensor]:
-        """(N, T) -> windows (N, W), from the first sample to the last, evenly spaced."""
-        length, last = waves.shape[1], waves.shape[1] - self.window
-        count = max(2, round(2 * length / self.window) - 1)
-        starts = [i * last // (count - 1) for i in range(count)]
-        return [waves[:, start : start + self.window] for start in starts]
 
 
 def at_speed(waves: Tensor, speed: float) -> Tensor:
     """(N, T) -> (N, T / speed), pitch and pace changed together."""
     size = max(1, round(waves.shape[1] / speed))
     return F.interpolate(waves[:, None], size=size, mode="linear")[:, 0]
+
+
+def windows(waves: Tensor, width: int) -> list[Tensor]:
+    """(N, T) -> windows (N, width), from the first sample to the last, evenly spaced."""
+    length, last = waves.shape[1], waves.shape[1] - width
+    count = max(2, round(2 * length / width) - 1)
+    starts = [i * last // (count - 1) for i in range(count)]
+    return [waves[:, start : start + width] for start in starts]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any, TypeVar
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -12,6 +14,7 @@ from acgd.media import preprocess
 from acgd.models.clip import CLIP, halve_, sizes
 from acgd.models.tokenizer import tokenizer
 
+M = TypeVar("M", bound=CLIP)
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 
 
@@ -43,7 +46,7 @@ class CLIPEncoder:
         truncate: bool = True,
         image_from: str | None = None,
         checkpoint_key: str | None = None,
-        **architecture: object,
+        **architecture: Any,
     ) -> None:
         self.device, self.truncate = torch.device(device), truncate
         dtype = precision_dtype(precision, self.device)
@@ -53,13 +56,14 @@ class CLIPEncoder:
             take_picture_tower(model, image_from, dtype)
         self.pictures_from = checkpoints.locate(image_from or checkpoint)
         self.model = model.eval().requires_grad_(False).to(self.device)
-        self.model.visual.to(memory_format=torch.channels_last)  # 1.5 times faster on a CPU
+        # 1.5 times faster on a CPU; torch's stubs do not know the argument
+        self.model.visual.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.image_size = self.model.image_resolution
         self.dim = self.model.text_projection.shape[1]
         self.scale_it = float(self.model.logit_scale.exp().clamp(1.0, 100.0))
         self.hears, self.scale_at = False, 0.0
 
-    def park(self, device: str = "cpu") -> None:
+    def park(self, device: str | torch.device = "cpu") -> None:
         """Leave the picture tower alone on the encoder's device; the others wait on this one.
 
         They come back when a text or a sound is asked for.
@@ -95,13 +99,13 @@ class CLIPEncoder:
 
 
 def read(
-    make: type[CLIP],
+    make: type[M],
     source: str,
     given: dict,
     dtype: torch.dtype = torch.float32,
     device: str | torch.device = "cpu",
     key: str | None = None,
-) -> CLIP:
+) -> M:
     """A model with a file's weights; `given` goes before the file's sizes.
 
     It takes its dtype (see `precision_dtype`) while it is empty and is filled tensor by tensor.

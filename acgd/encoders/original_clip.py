@@ -11,6 +11,7 @@ import importlib.util
 import sys
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import torch
 from torch import nn
@@ -53,7 +54,7 @@ class OriginalCLIP(CLIPEncoder):
         device: str | torch.device = "cpu",
         precision: str = "auto",
         truncate: bool = True,
-        **architecture: object,
+        **architecture: Any,
     ) -> None:
         super().__init__(checkpoint, device, "float32", truncate, **architecture)
         if precision_dtype(precision, self.device) == torch.float16:

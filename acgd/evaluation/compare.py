@@ -58,8 +58,9 @@ def tabulate(grid: Grid, asked: Sequence[str] | None) -> list[Row]:
         for setting, units in grid.values(metric).items():
             numbers = list(units.values())
             low, high = interval(numbers) if known.each else (None, None)
+            row: Row = dict(zip(grid.by, setting, strict=True))
             rows.append(
-                dict(zip(grid.by, setting, strict=True))
+                row
                 | {
                     "metric": metric,
                     "better": known.better,
@@ -99,7 +100,7 @@ def pairs(
 def contrast(grid: Grid, asked: Sequence[str] | None, against: str | None) -> list[Row]:
     rows, twosomes = [], couples(grid, against)
     for metric in grid.metrics(asked) if twosomes else []:
-        values, own, each = grid.values(metric), [], measure(metric).each
+        values, own, each = grid.values(metric), list[Row](), measure(metric).each
         for a, b in twosomes:
             shared = [unit for unit in values[a] if unit in values[b]]
             differences = [values[b][unit] - values[a][unit] for unit in shared]
@@ -132,7 +133,9 @@ def couples(grid: Grid, against: str | None) -> list[tuple[Setting, Setting]]:
     known = {grid.label(setting): setting for setting in grid.settings}
     if against is not None and against not in known:
         raise UserError(f"there is no setting {against}{near(against, list(known))}")
-    first = known[against] if against is not None else next(iter(grid.settings), None)
+    if not grid.settings:
+        return []
+    first = known[against] if against is not None else grid.settings[0]
     return [(first, setting) for setting in grid.settings if setting != first]
 
 

@@ -31,8 +31,9 @@ class Measure(NamedTuple):
 def score(key: str) -> Callable[[dict], float | None]:
     def value(scores: dict) -> float | None:
         number = scores.get(key)
-        known = isinstance(number, int | float) and not isinstance(number, bool)
-        return float(number) if known and np.isfinite(number) else None
+        if not isinstance(number, int | float) or isinstance(number, bool):
+            return None
+        return float(number) if np.isfinite(number) else None
 
     return value
 
@@ -171,7 +172,7 @@ def retrieval(records: list[Record], embeds: dict[int, dict[str, np.ndarray]]) -
     for i, both in embeds.items():
         if both.keys() >= {"image", "audio"}:
             groups[under(records[i], "judge.")].append(i)
-    found = {}
+    found: dict[int, dict] = {}
     for places in groups.values():
         names = [sound(records[i]) for i in places]
         distinct = dict.fromkeys(names)

@@ -12,6 +12,7 @@ import sys
 import threading
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from acgd.errors import UserError
 from acgd.loggers.worker import Child
@@ -36,12 +37,12 @@ class Desk:
         threading.Thread(target=self.work, daemon=True).start()
 
     def work(self) -> None:
-        given_up = self.child is None
+        child = self.child
         while True:
             order, timeout = self.orders.get()
-            if not given_up:
-                answer = self.child.ask(order, timeout)
-                given_up = "lost" in answer
+            if child is not None:
+                answer = child.ask(order, timeout)
+                child = None if "lost" in answer else child
                 self.problem = self.problem or answer.get("lost") or answer.get("error", "")
             self.orders.task_done()
 
@@ -55,6 +56,12 @@ class Desk:
 
 
 _desk: Desk | None = None  # one for all that this process makes
+
+
+def desk() -> Desk:
+    global _desk
+    _desk = _desk or Desk()
+    return _desk
 
 
 class WandB:
@@ -75,23 +82,22 @@ class WandB:
     ):
         if mode not in MODES:
             raise UserError(f"logger.mode={mode}: choose from {', '.join(MODES)}")
-        self.about = {"mode": mode, "project": project, "group": group, "job_type": job_type}
-        self.about |= {"tags": [str(tag) for tag in tags], "timeout": float(timeout)}
+        self.about: dict[str, Any] = {"mode": mode, "project": project, "group": group}
+        self.about |= {"job_type": job_type, "tags": [str(tag) for tag in tags]}
+        self.about["timeout"] = float(timeout)
         self.known: set[Path] = set()
 
     def begin(self) -> None:
         """Start the child, so that its imports pass beside the first batch."""
-        global _desk
-        _desk = _desk or Desk()
+        desk()
 
     def tell(self, folders: Sequence[Path]) -> None:
         """Let these finished folders be mirrored; returns at once."""
         for folder in folders:
             if folder not in self.known:
                 self.known.add(folder)
-                self.begin()
                 order = self.about | {"folder": str(folder.absolute())}
-                _desk.orders.put((order, self.about["timeout"]))
+                desk().orders.put((order, self.about["timeout"]))
 
     def mirror(self, folders: Sequence[Path]) -> None:
         """tell() of those that it was not told of, and wait for all."""

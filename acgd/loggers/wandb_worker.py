@@ -15,6 +15,7 @@ import os
 import sys
 import tempfile
 from pathlib import Path
+from typing import Any, Literal
 
 from acgd.atomic_files import write
 from acgd.errors import one_line
@@ -74,7 +75,7 @@ def read(folder: Path) -> dict:
 def send(
     folder: Path,
     about: dict,
-    mode: str,
+    mode: Literal["offline", "online"],
     project: str,
     group: str | None,
     job_type: str,
@@ -109,7 +110,9 @@ def send(
     )
     try:
         for row in about["losses"]:
-            known = {key: float(value) for key, value in row.items() if value not in ("", None)}
+            known: dict[str, Any] = {
+                key: float(value) for key, value in row.items() if value not in ("", None)
+            }
             step = int(known["step"])
             name = f"previews/step_{step:04d}.png"
             if name in about["said"] and (folder / name).is_file():
@@ -144,7 +147,7 @@ def part(node: dict) -> str:
 
 def plot_names(node: dict, prefix: str = "") -> dict:
     """Scores by names that W&B can plot: "judge/similarity", "twin/judge/similarity"."""
-    found = {}
+    found: dict[str, Any] = {}
     for key, value in node.items():
         if isinstance(value, dict):
             found |= plot_names(

@@ -36,12 +36,14 @@ class Child:
         threading.Thread(target=self.listen, daemon=True).start()
 
     def listen(self) -> None:
+        assert self.process.stdout is not None  # a pipe
         for line in self.process.stdout:
             self.answers.put(line)
         self.answers.put(b"")
 
     def ask(self, order: dict, timeout: float) -> dict:
         """The answer, or {"lost": why} after `timeout` seconds or where the child has ended."""
+        assert self.process.stdin is not None  # a pipe
         try:
             self.process.stdin.write(json.dumps(order).encode() + b"\n")
             self.process.stdin.flush()

@@ -83,7 +83,9 @@ class AudioCLIP(CLIP):
         )
         self.sample_rate = sample_rate
         if audio_channels is not None:
-            self.audio = LogMelCNN(embed_dim, audio_channels, input_range=input_range)
+            self.audio: LogMelCNN | ESResNeXt = LogMelCNN(
+                embed_dim, audio_channels, input_range=input_range
+            )
         else:
             self.audio = ESResNeXt(
                 layers=audio_layers,
@@ -123,7 +125,7 @@ class AudioCLIP(CLIP):
         norms = self.audio.fbsp.cached_filters(self.audio.n_fft).flatten(1).norm(dim=1)
         return (norms - 1.0).square().mean()
 
-    def forward(
+    def forward(  # type: ignore[override] # any of three, where CLIP takes its two
         self,
         audio: Tensor | None = None,
         image: Tensor | None = None,

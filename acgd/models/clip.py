@@ -15,6 +15,7 @@ from __future__ import annotations
 import math
 from collections import OrderedDict
 from collections.abc import Sequence
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -65,6 +66,15 @@ class ResidualAttentionBlock(nn.Module):
         self.mlp = nn.Sequential(OrderedDict(mlp))
         self.ln_2 = LayerNorm(width)
 
+    def init_parameters(self, width: int, into: float, out: float) -> None:
+        """Normal weights; `into` and `out` are the deviations of what enters and leaves."""
+        fc, proj = cast(nn.Linear, self.mlp[0]), cast(nn.Linear, self.mlp[2])
+        nn.init.normal_(self.attn.in_proj_weight, std=into)
+        nn.init.normal_(self.attn.out_proj.weight, std=out)
+        nn.init.zeros_(self.attn.out_proj.bias)
+        nn.init.normal_(fc.weight, std=(2 * width) ** -0.5)
+        nn.init.normal_(proj.weight, std=out)
+
     def forward(self, x: Tensor, causal: bool) -> Tensor:
         x = x + self.attn(self.ln_1(x), causal)
         return x + self.mlp(self.ln_2(x))
@@ -76,19 +86,11 @@ class Transformer(nn.Module):
     def __init__(self, width: int, layers: int, heads: int, causal: bool) -> None:
         super().__init__()
         self.causal = causal
-        self.resblocks = nn.Sequential(
-            *[ResidualAttentionBlock(width, heads) for _ in range(layers)]
-        )
-        self.init_parameters(width, layers)
-
-    def init_parameters(self, width: int, layers: int) -> None:
+        blocks = [ResidualAttentionBlock(width, heads) for _ in range(layers)]
+        self.resblocks = nn.Sequential(*blocks)
         into, out = width**-0.5, width**-0.5 * (2 * layers) ** -0.5
-        for block in self.resblocks:
-            nn.init.normal_(block.attn.in_proj_weight, std=into)
-            nn.init.normal_(block.attn.out_proj.weight, std=out)
-            nn.init.zeros_(block.attn.out_proj.bias)
-            nn.init.normal_(block.mlp.c_fc.weight, std=(2 * width) ** -0.5)
-            nn.init.normal_(block.mlp.c_proj.weight, std=out)
+        for block in blocks:
+            block.init_parameters(width, into, out)
 
     def forward(self, x: Tensor) -> Tensor:
         for block in self.resblocks:
@@ -154,6 +156,11 @@ class AttentionPool2d(nn.Module):
 
 class ModifiedResNet(nn.Module):
     """CLIP's ResNet: (N, 3, S, S) -> (N, D); the last feature map has side S // 32."""
+
+    layer1: nn.Sequential
+    layer2: nn.Sequential
+    layer3: nn.Sequential
+    layer4: nn.Sequential
 
     def __init__(
         self, layers: Sequence[int], output_dim: int, heads: int, resolution: int, width: int
@@ -237,13 +244,17 @@ class CLIP(nn.Module):
         super().__init__()
         self.image_resolution, self.context_length = image_resolution, context_length
         if isinstance(vision_layers, int):
-            heads = vision_heads or max(1, vision_width // 64)
-            size = (image_resolution, vision_patch_size, vision_width, vision_layers)
-            self.visual = VisionTransformer(*size, heads, embed_dim)
+            if vision_patch_size is None:
+                raise ValueError("a ViT needs vision_patch_size")
+            heads, depth = vision_heads or max(1, vision_width // 64), vision_layers
+            self.visual: VisionTransformer | ModifiedResNet = VisionTransformer(
+                image_resolution, vision_patch_size, vision_width, depth, heads, embed_dim
+            )
         else:
             heads = vision_heads or max(1, vision_width * 32 // 64)
-            size = (image_resolution, vision_width)
-            self.visual = ModifiedResNet(list(vision_layers), embed_dim, heads, *size)
+            self.visual = ModifiedResNet(
+                list(vision_layers), embed_dim, heads, image_resolution, vision_width
+            )
         heads = transformer_heads or max(1, transformer_width // 64)
         self.transformer = Transformer(transformer_width, transformer_layers, heads, causal=True)
         self.token_embedding = nn.Embedding(vocab_size, transformer_width)
@@ -292,7 +303,7 @@ def sizes(state: dict[str, Tensor]) -> dict:
     if not {"visual.conv1.weight", "text_projection", "positional_embedding"} <= state.keys():
         return {}
     shape = lambda key: state[key].shape  # noqa: E731
-    found = {
+    found: dict[str, Any] = {
         "embed_dim": shape("text_projection")[1],
         "context_length": shape("positional_embedding")[0],
         "vocab_size": shape("token_embedding.weight")[0],
@@ -302,14 +313,14 @@ def sizes(state: dict[str, Tensor]) -> dict:
     if "visual.proj" in state:
         width, _, patch, _ = shape("visual.conv1.weight")
         side = math.isqrt(shape("visual.positional_embedding")[0] - 1)  # in patches
-        layers = count(state, "visual.transformer.resblocks.")
         found |= {"vision_patch_size": patch, "image_resolution": side * patch}
+        found["vision_layers"] = count(state, "visual.transformer.resblocks.")
     else:
         width = shape("visual.layer1.0.conv1.weight")[0]
         side = math.isqrt(shape("visual.attnpool.positional_embedding")[0] - 1)
-        layers = [count(state, f"visual.layer{i}.") for i in range(1, 5)]
-        found |= {"image_resolution": 32 * side}
-    return found | {"vision_width": width, "vision_layers": layers}
+        found["image_resolution"] = 32 * side
+        found["vision_layers"] = [count(state, f"visual.layer{i}.") for i in range(1, 5)]
+    return found | {"vision_width": width}
 
 
 def count(state: dict[str, Tensor], prefix: str) -> int:
@@ -324,7 +335,8 @@ def halve_(model: CLIP, dtype: torch.dtype = torch.float16) -> CLIP:
     norms, batch-norm statistics and scales are not, nor is an audio head, whose decibels need
     float32.
     """
-    audio = set(model.audio.modules()) if hasattr(model, "audio") else set()
+    head = getattr(model, "audio", None)
+    audio = set(head.modules()) if isinstance(head, nn.Module) else set()
     for module in model.modules():
         if isinstance(module, nn.Conv2d | nn.Linear | Attention) and module not in audio:
             for parameter in module.parameters(recurse=False):

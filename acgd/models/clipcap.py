@@ -10,6 +10,8 @@ N is the number of pictures, L of words, P the prefix's length, E GPT-2's width,
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -142,11 +144,12 @@ class ClipCap(nn.Module):
         self.prefix_length = prefix_length
         self.room = n_positions - prefix_length  # for tokens behind the prefix
         make = GPT2 if light else gpt2
-        self.gpt = make(n_layer, n_head, n_embd, vocab_size, n_positions, dropout)
+        self.gpt: GPT2 = make(n_layer, n_head, n_embd, vocab_size, n_positions, dropout)
         if mapper in ("transformer", "tokens"):
-            size = (prefix_size, n_embd, prefix_length, clip_length)
-            depth = (num_layers, num_heads, mlp_ratio)
-            self.clip_project = TransformerMapper(*size, *depth, per_token=mapper == "tokens")
+            self.clip_project: nn.Module = TransformerMapper(
+                prefix_size, n_embd, prefix_length, clip_length, num_layers, num_heads, mlp_ratio,
+                per_token=mapper == "tokens",
+            )  # fmt: skip
         elif mapper != "mlp":
             raise ValueError(f"mapper {mapper!r}: must be mlp, transformer or tokens")
         elif prefix_length > 10:
@@ -168,7 +171,7 @@ class ClipCap(nn.Module):
         A light model takes no mask: padding behind a text does not change what stands before it.
         """
         x = torch.cat([self.prefix(embeds), self.words(tokens)], 1)
-        masked = {} if mask is None else {"attention_mask": mask}
+        masked: Any = {} if mask is None else {"attention_mask": mask}
         return self.gpt(inputs_embeds=x, use_cache=False, **masked).logits
 
     def tie(self) -> ClipCap:
@@ -179,19 +182,21 @@ class ClipCap(nn.Module):
 
 def gpt2(
     n_layer: int, n_head: int, n_embd: int, vocab_size: int, n_positions: int, dropout: float
-) -> nn.Module:
+) -> Any:
     """transformers' GPT-2 with its output layer."""
     from transformers.models.gpt2.configuration_gpt2 import GPT2Config
     from transformers.models.gpt2.modeling_gpt2 import GPT2LMHeadModel
 
-    size = {"n_layer": n_layer, "n_head": n_head, "n_embd": n_embd}
-    drops = dict.fromkeys(("resid_pdrop", "embd_pdrop", "attn_pdrop"), dropout)
     config = GPT2Config(
         vocab_size=vocab_size,
         n_positions=n_positions,
         bos_token_id=None,
         eos_token_id=None,
-        **size,
-        **drops,
+        n_layer=n_layer,
+        n_head=n_head,
+        n_embd=n_embd,
+        resid_pdrop=dropout,
+        embd_pdrop=dropout,
+        attn_pdrop=dropout,
     )
     return GPT2LMHeadModel(config)

@@ -146,6 +146,8 @@ class ESResNeXt(nn.Module):
     digital silence is 180 dB down and a recording's pauses then shout.
     """
 
+    window: Tensor
+
     def __init__(
         self,
         layers: Sequence[int] = (3, 4, 6, 3),

@@ -20,6 +20,7 @@ activations stay half as large.
 from __future__ import annotations
 
 from functools import cache
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -59,7 +60,7 @@ class Conv2d(nn.Conv2d):
         return convolve(x, self.weight, self.bias, *places)
 
 
-def convolve(x: Tensor, weight: Tensor, bias: Tensor | None, *places: object) -> Tensor:
+def convolve(x: Tensor, weight: Tensor, bias: Tensor | None, *places: Any) -> Tensor:
     """F.conv2d in `arithmetic(x)`; the answer has x's dtype."""
     wide = arithmetic(x)
     if wide == x.dtype:  # autocast has its way

@@ -22,19 +22,21 @@ class Output(NamedTuple):
 class Cache:
     """Keys and values of the tokens so far, for each layer (N, heads, tokens, E / heads)."""
 
-    def __init__(self, layers: int) -> None:
-        self.layers: list[tuple[Tensor, Tensor] | None] = [None] * layers
+    def __init__(self) -> None:
+        self.layers: list[tuple[Tensor, Tensor]] = []
 
     def __len__(self) -> int:
         """The number of tokens so far."""
-        return 0 if self.layers[0] is None else self.layers[0][0].shape[2]
+        return self.layers[0][0].shape[2] if self.layers else 0
 
     def update(self, layer: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
-        if self.layers[layer] is not None:
+        """Keys and values of a layer with the new ones behind them; layers come in their order."""
+        if layer == len(self.layers):
+            self.layers.append((k, v))
+        else:
             old_k, old_v = self.layers[layer]
-            k, v = torch.cat([old_k, k], 2), torch.cat([old_v, v], 2)
-        self.layers[layer] = (k, v)
-        return k, v
+            self.layers[layer] = torch.cat([old_k, k], 2), torch.cat([old_v, v], 2)
+        return self.layers[layer]
 
     def batch_select_indices(self, index: Tensor) -> None:
         """Keep these texts, in this order; one may come several times."""
@@ -93,6 +95,15 @@ class Block(nn.Module):
         return x + self.mlp(self.ln_2(x))
 
 
+class Body(nn.Module):
+    """Embeddings of words and places, blocks, and the last norm."""
+
+    def __init__(self, words: int, places: int, width: int, blocks: list[Block]) -> None:
+        super().__init__()
+        self.wte, self.wpe = nn.Embedding(words, width), nn.Embedding(places, width)
+        self.h, self.ln_f = nn.ModuleList(blocks), nn.LayerNorm(width)
+
+
 class GPT2(nn.Module):
     """Embeddings of words to logits; the output layer is the word embedding itself."""
 
@@ -108,13 +119,11 @@ class GPT2(nn.Module):
         super().__init__()
         self.dropout = dropout
         blocks = [Block(n_embd, n_head, dropout, layer) for layer in range(n_layer)]
-        parts = {"wte": nn.Embedding(vocab_size, n_embd), "wpe": nn.Embedding(n_positions, n_embd)}
-        parts |= {"h": nn.ModuleList(blocks), "ln_f": nn.LayerNorm(n_embd)}
-        self.transformer = nn.ModuleDict(parts)
+        self.transformer = Body(vocab_size, n_positions, n_embd, blocks)
         self.lm_head = nn.Linear(n_embd, vocab_size, bias=False)
         self.lm_head.weight = self.transformer.wte.weight
-        for name in ("wte", "wpe"):
-            nn.init.normal_(self.transformer[name].weight, std=0.02)
+        for table in (self.transformer.wte, self.transformer.wpe):
+            nn.init.normal_(table.weight, std=0.02)
 
     def forward(
         self,
@@ -124,7 +133,7 @@ class GPT2(nn.Module):
     ) -> Output:
         """(N, L, E) behind what the cache holds -> logits (N, L, V) and the longer cache."""
         body = self.transformer
-        cache = past_key_values or Cache(len(body.h))
+        cache = past_key_values or Cache()
         start, length = len(cache), inputs_embeds.shape[1]
         places = torch.arange(start, start + length, device=inputs_embeds.device)
         x = F.dropout(inputs_embeds + body.wpe(places), self.dropout, self.training)

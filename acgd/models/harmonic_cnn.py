@@ -22,6 +22,8 @@ FLOOR = 1e-10  # of a power before it turns into decibels
 class PowerSpectrogram(nn.Module):
     """(B, T) -> (B, n_fft // 2 + 1, F): periodic Hann window, centred frames, mirrored edges."""
 
+    window: Tensor
+
     def __init__(self, n_fft: int = 512) -> None:
         super().__init__()
         self.n_fft = n_fft
@@ -50,6 +52,9 @@ class HarmonicSTFT(nn.Module):
     Band b of channel h is a triangle in frequency around (h + 1) times the b-th centre of
     channel 0; the centres are 1 / semitone_scale semitones apart.
     """
+
+    f0: Tensor
+    bins: Tensor
 
     def __init__(self, sample_rate: int, n_fft: int, n_harmonic: int, semitone_scale: int) -> None:
         super().__init__()

@@ -26,6 +26,9 @@ LEAST = WINDOW + (FRAMES - 1) * HOP  # samples of one patch
 class LogMel(nn.Module):
     """(B, T) in [-1, 1] at 16 kHz -> (B, frames, 64): log(mel + 0.001) of magnitudes."""
 
+    window: Tensor
+    bands: Tensor
+
     def __init__(self) -> None:
         super().__init__()
         window = torch.hann_window(WINDOW, periodic=True)

@@ -9,12 +9,16 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from acgd.models.harmonic_cnn import HarmonicCNN
+
+if TYPE_CHECKING:
+    from acgd.models.musicnn import Musicnn
 
 PAD, UNK, SOS, EOS = range(4)
 LONGEST = 22  # tokens that a caption may have after <sos>
@@ -32,6 +36,8 @@ def masked_softmax(scores: Tensor, mask: Tensor) -> Tensor:
 
 class AudioEncoder(nn.Module):
     """(B, T) waves -> features of each whole chunk (B, T // chunk, D); the rest is dropped."""
+
+    feature_extractor: HarmonicCNN | Musicnn
 
     def __init__(self, kind: str, pretrained_version: str) -> None:
         super().__init__()
@@ -138,11 +144,13 @@ class MusCaps(nn.Module):
         super().__init__()
         if hidden_dim_encoder != hidden_dim_decoder:
             raise ValueError("hidden_dim_encoder and hidden_dim_decoder start alike: one size")
-        self.audio_encoder = None
+        self.audio_encoder: AudioEncoder | None = None
         if feature_extractor_type != "ears":
             self.audio_encoder = AudioEncoder(feature_extractor_type, pretrained_version)
             self.audio_encoder.requires_grad_(finetune)
             feature_dim = self.audio_encoder.dim
+        if feature_dim is None:
+            raise ValueError("features from outside need feature_dim, how many numbers they have")
         hidden, self.finetune = hidden_dim_encoder, finetune
         self.max_caption_len = max_caption_len
         self.text_encoder = TextEncoder(vocab_size, word_embed_dim)
@@ -160,6 +168,7 @@ class MusCaps(nn.Module):
 
     def hear(self, waves: Tensor, lengths: Tensor | None = None) -> Memory:
         """(B, T) waves at the feature extractor's rate, `lengths` (B,) samples of each."""
+        assert self.audio_encoder is not None, "features come from outside: see remember"
         with torch.set_grad_enabled(self.finetune and torch.is_grad_enabled()):
             features = self.audio_encoder(waves)
         counts = None if lengths is None else lengths // self.audio_encoder.chunk
@@ -241,8 +250,9 @@ class MusCaps(nn.Module):
                 kept += [(rows[r], i, token) for r, token in searches[i].advance(scores[rows])]
             if not kept:
                 break
-            rows, owner, tokens = torch.tensor(kept, device=owner.device).T
-            state = tuple(s[rows] for s in state)
+            chosen, owner, tokens = torch.tensor(kept, device=owner.device).T
+            h, c, h_out, c_out = (part[chosen] for part in state)
+            state = h, c, h_out, c_out
         return [search.best(unfinished) for search in searches]
 
 

@@ -22,6 +22,8 @@ WIDTHS = {"mtt": (64, 200), "msd": (512, 500)}  # back end and dense layer, by t
 class MelScale(nn.Module):
     """(B, bins, F) powers -> (B, n_mels, F): HTK mels, triangles of height 1."""
 
+    fb: Tensor
+
     def __init__(self, sample_rate: int, n_fft: int, n_mels: int) -> None:
         super().__init__()
         bank = librosa.filters.mel(

@@ -10,6 +10,7 @@ worked on as a 16 x 16 map) and `cond_dim` (an embedding as optional condition).
 from __future__ import annotations
 
 import math
+from typing import TypeVar, cast
 
 import torch
 import torch.nn.functional as F
@@ -50,7 +51,10 @@ def norm(channels: int) -> GroupNorm32:
     return GroupNorm32(32, channels)
 
 
-def zero(module: nn.Module) -> nn.Module:
+M = TypeVar("M", bound=nn.Module)
+
+
+def zero(module: M) -> M:
     """Residual branches start as nothing, so that the block starts as the identity."""
     for p in module.parameters():
         nn.init.zeros_(p)
@@ -139,7 +143,8 @@ def attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
 
 def linear(conv: nn.Conv1d, h: Tensor) -> Tensor:
     """A 1x1 convolution of (B, HW, C), in h's dtype."""
-    return F.linear(h, conv.weight[..., 0].to(h.dtype), conv.bias.to(h.dtype))
+    bias = None if conv.bias is None else conv.bias.to(h.dtype)
+    return F.linear(h, conv.weight[..., 0].to(h.dtype), bias)
 
 
 class Downsample(nn.Module):
@@ -163,7 +168,7 @@ class Upsample(nn.Module):
 class Stage(nn.Sequential):
     """Blocks in a row; residual blocks also take the time embedding."""
 
-    def forward(self, x: Tensor, emb: Tensor) -> Tensor:
+    def forward(self, x: Tensor, emb: Tensor) -> Tensor:  # type: ignore[override] # takes emb
         for block in self:
             x = block(x, emb) if isinstance(block, ResBlock) else block(x)
         return x
@@ -318,10 +323,10 @@ class UNet(nn.Module):
         h = self.run(self.middle_block, h, emb)
         for stage in self.output_blocks:
             h = self.run(stage, torch.cat([h, skips.pop()], dim=1), emb)
-        h = self.out[2](norm_silu(self.out[0], h.to(x.dtype)))
+        h = self.out[2](norm_silu(cast(GroupNorm32, self.out[0]), h.to(x.dtype)))
         return F.pixel_shuffle(h, self.patch_size) if self.patch_size > 1 else h
 
-    def run(self, stage: Stage, h: Tensor, emb: Tensor) -> Tensor:
+    def run(self, stage: nn.Module, h: Tensor, emb: Tensor) -> Tensor:
         if self.use_checkpoint and torch.is_grad_enabled():
             return checkpoint(stage, h, emb, use_reentrant=False)
         return stage(h, emb)

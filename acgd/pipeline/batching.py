@@ -69,7 +69,7 @@ def rounds(groups: list[list[Sample]]) -> Iterator[list[Sample]]:
     Samples of a process that stays stopped are given up with a HeldUp and left untouched.
     """
     yield from groups
-    told, stopped = False, {}
+    told, stopped = False, dict[Path, float]()
     while groups := [left for group in groups if (left := [s for s in group if not s.ended])]:
         if not told:
             count = sum(len(group) for group in groups)

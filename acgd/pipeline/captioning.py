@@ -51,7 +51,7 @@ def step_of(path: Path) -> int:
 
 def look_back(paths: list[Path], models: Models) -> dict[Path, str]:
     """Captions of pictures on disk, by path."""
-    found = {}
+    found: dict[Path, str] = {}
     for i in range(0, len(paths), CHUNK):
         arrays = [np.array(Image.open(path).convert("RGB")) for path in paths[i : i + CHUNK]]
         x = torch.from_numpy(np.stack(arrays)).permute(0, 3, 1, 2).float() / 255

@@ -116,9 +116,9 @@ def draw(
     words = spelled(sound, sample_rate, text, image, overrides, options)
     runs = runs_of(words, config_dir)
     with environment.command(["acgd", *words]):
-        failed = [one for one in runner.make(runs) if one.error is not None]
-    if failed:
-        error = failed[0].error
+        errors = [one.error for one in runner.make(runs) if one.error is not None]
+    if errors:
+        error = errors[0]
         raise error if isinstance(error, UserError) else UserError(explain(error)) from error
     return Pictures(read(run, words) for run in runs)
 
@@ -146,7 +146,7 @@ def steps(
 
     options |= {"sampler": sampler} if isinstance(sampler, str) else {}
     words = spelled(sound, sample_rate, text, image, overrides, options)
-    runs, opened, heard = runs_of(words, config_dir), {}, {}
+    runs, opened, heard = runs_of(words, config_dir), dict[str, Any](), dict[str, Any]()
     batch = [Sample(run) for run in runs]
     for one in batch:
         look(one, opened)

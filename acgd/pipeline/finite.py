@@ -60,6 +60,7 @@ def fault(found: Numbers, i: int, before: list[dict], settings: Settings) -> str
     """What of the i-th sample is not finite, and what to lower; "" if all is well."""
     seed, losses = settings.seeds[i], found.step.losses
     weights = {name: own[i % len(own)] for name, own in settings.weights.items()}
+    which: str | None
     wrong = [name for name in losses if weights[name] and not losses[name][i].isfinite()]
     if wrong:
         what, which = f"the loss {wrong[0]}", wrong[0]
@@ -82,7 +83,7 @@ def heaviest(weights: dict, losses: dict[str, Tensor], i: int, before: list[dict
     values = dict(before[-1]) if before else {}
     values |= {name: abs(float(value[i])) for name, value in losses.items()}
     acting = {name: abs(weight * values.get(name, 0)) for name, weight in weights.items() if weight}
-    return max(acting, key=acting.get, default=None)
+    return max(acting, key=lambda name: acting[name], default=None)
 
 
 def check_targets(targets: Iterable[Target], who: str) -> None:

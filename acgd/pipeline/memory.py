@@ -76,7 +76,8 @@ def files(node: Any, key: str = "") -> Iterator[Path]:
 
 def alternatives(cfg: dict, device: str, precision: str) -> Iterator[tuple[list[str], dict, str]]:
     """Overrides that need less, mildest first, each with the config and precision they make."""
-    said, changed = [], {**cfg, **{group: dict(cfg[group]) for group in ("guidance", "model")}}
+    said: list[str] = []
+    changed = {**cfg, **{group: dict(cfg[group]) for group in ("guidance", "model")}}
     half = "bf16" if device == "cpu" else "fp16"
     for key, value in (
         ("batch_size", 1),
@@ -102,7 +103,8 @@ def alternatives(cfg: dict, device: str, precision: str) -> Iterator[tuple[list[
 def memory(cfg: dict, device: str, precision: str) -> float:
     """Bytes on the device at the peak of a step."""
     guidance, batch = cfg["guidance"], cfg["batch_size"]
-    weights, kept, passing = unet_bytes(frozen(cfg["model"]), precision)
+    unet, kept, passing = unet_bytes(frozen(cfg["model"]), precision)
+    weights = float(unet)
     activations = (kept if guidance["through_unet"] else passing) * batch
     cutouts = min(guidance.get("cutout_chunk") or guidance["num_cutouts"], guidance["num_cutouts"])
     views = [tower_bytes(frozen(node), precision) for node in members(cfg["encoder"])]
@@ -161,8 +163,8 @@ def tower_bytes(node: tuple, precision: str) -> tuple[int, int, int]:
     state = checkpoints.load_state(path, given.get("checkpoint_key"))
     whole = sum(t.numel() for t in state.values()) * 4
     source = given.get("image_from")
-    if source:
-        state = checkpoints.load_state(IMAGE_FROM.get(source.lower(), source))
+    if source is not None:
+        state = checkpoints.load_state(IMAGE_FROM.get(source.lower()) or source)
     if not (known := {**sizes(state), **(checkpoints.read_config(path) if not source else {})}):
         return 0, whole, 0
     known = {k: v for k, v in known.items() if k in inspect.signature(CLIP).parameters}

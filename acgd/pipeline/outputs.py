@@ -24,7 +24,7 @@ def write(sample: Sample, pixels: Tensor) -> None:
     about |= {"described": sample.described} if sample.described else {}
     record.json("targets.json", about)
     named = {"label": run.label, "seed": run.seed, "signature": run.signature}
-    said = {"caption": sample.caption or run.label}
+    said: dict[str, object] = {"caption": sample.caption or run.label}
     said |= {"words": sample.words} if sample.words else {}
     record.json("metrics.json", {**named, **said, **sample.scores})
 
@@ -43,16 +43,17 @@ def tell(sample: Sample, alone: bool) -> None:
     """A line for each thing known of a single picture, one line for each of several."""
     by, score = verdict(sample)
     heard = ", ".join(f"{label} {100 * p:.0f} %" for label, p in sample.heard[:3])
-    said = [] if score["similarity"] is None else [f"similarity {score['similarity']:.3f}"]
+    parts = [] if score["similarity"] is None else [f"similarity {score['similarity']:.3f}"]
     if "rank" in score:
-        said.append(f'"{score["concept"]}" is number {score["rank"]} of {score["of"]} labels')
-    said = ", ".join(said) or f"sees {score['names'][0][0]}"
+        parts.append(f'"{score["concept"]}" is number {score["rank"]} of {score["of"]} labels')
+    said = ", ".join(parts) or f"sees {score['names'][0][0]}"
     if not alone:
         caption = f"  {sample.caption}" if sample.caption else ""
         show_lines([f"{sample.picture}  {by}: {said}{caption}"])
         return
-    lines = {"heard": heard, "described": ", ".join(sample.words)}
-    lines = lines if heard else {"asked": sample.run.label}
+    lines: dict[str, object] = {"asked": sample.run.label}
+    if heard:
+        lines = {"heard": heard, "described": ", ".join(sample.words)}
     lines |= {"picture": sample.picture, "caption": sample.caption, by: said}
     lines |= {"folder": sample.run.folder}
     show_lines([f"{name:9}  {line}" for name, line in lines.items() if line])

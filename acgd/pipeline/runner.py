@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import traceback
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -86,7 +87,7 @@ def opened(runs: list[Run]) -> Iterator[Sample]:
             where = f"made before, in {run.folder} (force=true makes it again)"
             say(f"{run.label}, seed {run.seed}: {where}")
         if not sample.made_before:
-            guarded([sample], lambda sample=sample: look(sample, sources))
+            guarded([sample], partial(look, sample, sources))
         yield sample
 
 
@@ -106,7 +107,7 @@ def paint_all(group: list[Sample]) -> Iterator[Sample]:
     """A group's samples batch by batch; W&B gets its copy of them beside the next one."""
     from acgd.pipeline.models import Models
 
-    cfg, known = group[0].run.cfg, {}
+    cfg, known = group[0].run.cfg, dict[str, Heard]()
     logger = build(cfg["logger"])
     logger.begin()
     models = guarded(group, lambda: Models(cfg))
@@ -123,14 +124,14 @@ def paint_all(group: list[Sample]) -> Iterator[Sample]:
 def attempt(batch: list[Sample], models: Models, known: dict[str, Heard]) -> None:
     """Make a batch. What fails in company is tried alone, so that one cannot hurt the others."""
     for sample in batch:
-        guarded([sample], lambda sample=sample: listen(sample, models, known))
+        guarded([sample], partial(listen, sample, models, known))
     batch = [sample for sample in batch if sample.error is None]
     if guarded(batch, lambda: paint(batch, models)) or len(batch) < 2:
         return
-    if not any(atomic_files.unwritable(sample.error) for sample in batch):
+    if not any(sample.error and atomic_files.unwritable(sample.error) for sample in batch):
         for sample in batch:
             sample.error, sample.record.losses = None, []
-            guarded([sample], lambda sample=sample: paint([sample], models))
+            guarded([sample], partial(paint, [sample], models))
 
 
 def guarded(samples: list[Sample], work: Callable[[], Any]) -> Any:
@@ -199,10 +200,11 @@ def conclude(failed: list[Sample], good: int, runs: list[Run]) -> None:
     if good and good + len(failed) > 1:
         cfg = runs[0].cfg
         print(f"folder     {Path(cfg['outputs']) / str(cfg['name'])}")
-    if failed and not good and len({id(sample.error) for sample in failed}) == 1:
-        raise failed[0].error
-    for sample in failed:
-        say(f"{sample.run.label}, seed {sample.run.seed}: {one_line(sample.error)}")
+    errors = [sample.error for sample in failed if sample.error is not None]
+    if errors and not good and len({id(error) for error in errors}) == 1:
+        raise errors[0]
+    for sample, error in zip(failed, errors, strict=True):
+        say(f"{sample.run.label}, seed {sample.run.seed}: {one_line(error)}")
     if failed:
         told = f"{len(failed)} of {good + len(failed)} pictures failed, see their status.json"
         raise UserError(told)

@@ -58,7 +58,8 @@ def sample(
     """
     model, batch = models.model, len(settings.seeds)
     diffusion = model.diffusion(models.sampler.steps)
-    scale, cond = 0.0, None
+    scale: float | Tensor = 0.0
+    cond = None
     if model.cond_dim and any(settings.cfg_scale):
         scale = read_settings.scale(settings.cfg_scale, models.device)
         cond = condition(targets, model.cond_dim, models.device)
@@ -76,7 +77,7 @@ def sample(
         known = {"encoder": models.encoder, "targets": targets, "init_image": init}
         known |= {"diffusion": diffusion, "noise": noise, "decode": model.decode}
         guide = read_settings.guide(settings.guidance, settings.weights, **known)
-    start, history = settings.skip_steps, ()
+    start, history = settings.skip_steps, list[Tensor]()
     if resume_from is not None:
         noise.load_state(resume_from.noise)
         x, start = resume_from.x.to(models.device), start + resume_from.steps
@@ -94,7 +95,8 @@ def condition(targets: Sequence[Sequence[Target]], dim: int, device: str) -> Ten
 
     An ensemble's embedding begins with the first member's, which is the model's part.
     """
-    means = [sum(target.embed[:dim] * target.weight for target in row) for row in targets]
+    rows = [[target.embed[:dim] * target.weight for target in row] for row in targets]
+    means = [sum(parts[1:], parts[0]) for parts in rows]
     return F.normalize(torch.stack(means).float(), dim=-1).to(device)
 
 

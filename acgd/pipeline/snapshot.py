@@ -97,6 +97,7 @@ class Watch:
             self.last = time.monotonic()
 
     def write(self) -> None:
+        assert self.latest is not None  # a step was taken
         step, count, noise = self.latest
         rows = None if self.picture is not None else count
         losses = [sample.record.losses[:rows] for sample in self.batch]
@@ -151,7 +152,8 @@ def find(batch: Sequence[Sample]) -> Snapshot | None:
     if batch[0].run.cfg["force"]:
         return None
     signatures = [sample.run.signature for sample in batch]
-    files, found = {}, []  # each file once: the links of a batch are one
+    files: dict[tuple[int, int], Path] = {}  # each file once: the links of a batch are one
+    found = []
     for sample in batch:
         with suppress(OSError):
             path = sample.run.folder / SNAPSHOT

@@ -69,6 +69,7 @@ def listen(sample: Sample, models: Models, known: dict[str, Heard]) -> None:
     if key not in known:
         if len(known) >= MOST:
             known.pop(next(iter(known)))
+        assert sample.source is not None  # it has been looked at
         known[key] = ask(sample.source, cfg["heard"], models)
     found = known[key]
     sample.words, sample.described, sample.heard = found.words, found.described, found.heard
@@ -81,8 +82,9 @@ def ask(source: PromptSource, share_heard: float, models: Models) -> Heard:
     from acgd.pipeline import finite
     from acgd.prompts.text import join
 
-    wave, described = source.wave(models.encoder.sample_rate), {}
-    words, share = [], 0.0  # with a share of 0 the words steer nothing
+    wave, described = source.wave(models.encoder.sample_rate), dict[str, list]()
+    share: float | list[float] = 0.0
+    words: list[str] = []  # with a share of 0 the words steer nothing
     if wave is not None:
         words, share = told(models.describer, wave, models.encoder.sample_rate)
         described = models.describer.rank(wave, models.encoder.sample_rate)

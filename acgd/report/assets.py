@@ -7,6 +7,7 @@ import hashlib
 import json
 import re
 from pathlib import Path
+from typing import Any
 from urllib.parse import quote
 
 from acgd.report import thumbnails
@@ -98,7 +99,7 @@ def captioned(folder: Path, previews: list[Path]) -> list[tuple[Path, dict]]:
 def subject(row: dict, target: Path, records: list[Record]) -> dict:
     """The sound's copy and picture, or the prompt's picture, in the page's folder."""
     prefix = f"{target.parent.name}/" if target.parent.name == "report" else "report/sounds/"
-    made = {}
+    made: dict[str, Any] = {}
     if row["path"]:
         times = (number(row["offset"], 0.0), number(row["duration"], 10.0))
         homes = [record["folder"] for record in records if record["folder"]]

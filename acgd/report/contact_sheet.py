@@ -144,7 +144,7 @@ def lines(
         y += 16
 
 
-def cut(text: str, width: int, face: ImageFont.ImageFont) -> str:
+def cut(text: str, width: int, face: ImageFont.FreeTypeFont | ImageFont.ImageFont) -> str:
     """The text, shortened to a width in pixels."""
     if face.getlength(text) <= width:
         return text
@@ -153,5 +153,5 @@ def cut(text: str, width: int, face: ImageFont.ImageFont) -> str:
     return text + "..." if text else ""
 
 
-def font(size: int) -> ImageFont.ImageFont:
+def font(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
     return ImageFont.load_default(size)

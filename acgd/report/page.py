@@ -61,11 +61,11 @@ def of_many(folder: Path, records: list[Record]) -> str:
         page_data.common(records),
     )
     told = zip(records, where, layout.settings(records, keys), looks, strict=True)
-    samples = [page_data.sample(record, *place, scores) | look for record, *place, look in told]
+    samples = [page_data.sample(one, row, own, scores) | look for one, row, own, look in told]
     write_details(home, records, looks, common)
     contact_sheet.write(home / SHEET, home, rows, keys, samples)
     assets.tidy(home, rows, looks)
-    data = {
+    data: dict[str, Any] = {
         **about(folder),
         "rows": rows,
         "keys": keys,

@@ -6,6 +6,7 @@ import csv
 import math
 import re
 from pathlib import Path
+from typing import TypeGuard
 
 from acgd.report import command_lines
 from acgd.runs import records as run_records
@@ -21,8 +22,8 @@ def scores(records: list[Record]) -> list[dict]:
     """The scores that finished records have: {"key", "name", "low" (less is better)}."""
     done = (record["scores"] for record in records if record["status"] == "ok")
     found = (pair for scores in done for pair in scores.items())
-    keys = dict.fromkeys(key for key, value in found if is_number(value))
-    keys = [key for key in FIRST if key in keys] + [key for key in keys if key not in FIRST]
+    known = dict.fromkeys(key for key, value in found if is_number(value))
+    keys = [key for key in FIRST if key in known] + [key for key in known if key not in FIRST]
     return [
         {"key": key, "name": name(key), "low": key.rpartition(".")[2] in LOW_IS_GOOD}
         for key in keys
@@ -36,7 +37,7 @@ def name(key: str) -> str:
     return f"{who.replace('.', ' ')}: {what}" if dot else what
 
 
-def is_number(value: object) -> bool:
+def is_number(value: object) -> TypeGuard[float]:
     return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
 
 
@@ -100,6 +101,8 @@ def common(records: list[Record]) -> dict:
 
 def losses(folder: Path | None) -> dict[str, list]:
     """losses.csv by column, at most POINTS rows of it, None where a step has no value."""
+    if folder is None:
+        return {}
     try:
         with open(folder / "losses.csv", encoding="utf-8", newline="") as file:
             rows = list(csv.DictReader(file))

@@ -95,7 +95,7 @@ def waveform(wave: np.ndarray) -> np.ndarray:
     y = 1 - 2 * (np.arange(WAVE)[:, None] + 0.5) / WAVE  # 1 at the top to -1
     half = 1 / WAVE  # at least one pixel is drawn
     inside = (y <= high + half) & (y >= low - half)
-    return np.where(inside[..., None], np.uint8(LINE), np.uint8(RAMP[0]))
+    return np.where(inside[..., None], np.array(LINE, np.uint8), np.array(RAMP[0], np.uint8))
 
 
 def spectrogram(wave: np.ndarray) -> np.ndarray:

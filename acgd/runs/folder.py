@@ -29,7 +29,7 @@ import traceback
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import yaml
 
@@ -132,6 +132,7 @@ class Record:
     def finish(self) -> None:
         if self.staged is None:
             self.stage()
+        assert self.staged is not None
         atomic_files.commit(self.staged, self.folder / "status.json")
         self.staged = None
 
@@ -154,7 +155,10 @@ class Record:
             self.status(what, error=one_line(error), traceback=trace)
 
 
-class Dumper(getattr(yaml, "CSafeDumper", yaml.SafeDumper)):
+Fastest: Any = getattr(yaml, "CSafeDumper", yaml.SafeDumper)
+
+
+class Dumper(Fastest):
     """Writes what OmegaConf.to_yaml writes, at a twentieth of its time."""
 
     def ignore_aliases(self, data: object) -> bool:

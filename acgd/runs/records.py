@@ -50,7 +50,7 @@ def read(folder: str | Path) -> list[Record]:
     jobs = [path.parent for path in folder.glob("*/status.json") if "overrides" in parse(path)]
     if jobs:
         return of_jobs(jobs, folder.parent.parent)
-    known = {}
+    known: dict[Path, list[str]] = {}
     for path in sorted(folder.glob("sweeps/*/*/status.json")):
         job = parse(path)
         known |= {folder / run: job.get("overrides") or [] for run in names(job)}
@@ -94,7 +94,8 @@ def sample(folder: Path, overrides: list[str]) -> Record:
         record |= told.groupdict() | {"seed": int(told["seed"])}
     record |= {key: metrics[key] for key in ("label", "seed", "signature") if key in metrics}
     record |= {key: status[key] for key in ("status", "error", "traceback") if key in status}
-    cost = status.get("batch") if isinstance(status.get("batch"), dict) else {}
+    batch = status.get("batch")
+    cost = batch if isinstance(batch, dict) else {}
     record["seconds"] = shared(cost) or status.get("seconds")
     record["words"] = metrics.get("words") or []
     record["caption"] = metrics.get("caption") or ""
@@ -210,7 +211,7 @@ def values(records: list[Record], key: str) -> list[str | None]:
     given = [chosen(record).get(key) for record in records]
     if all(value is not None for value in given) and not any(key in r["config"] for r in records):
         return given
-    found = []
+    found: list[str | None] = []
     for record, override in zip(records, given, strict=True):
         config = record["config"]
         target = config.get(f"{key}._target_")

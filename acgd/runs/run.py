@@ -12,7 +12,7 @@ import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -81,7 +81,7 @@ def resolve(cfg: Any) -> dict:
     if missing:
         raise UserError(f"{missing[0]} has no value: give it one with {missing[0]}=...")
     try:
-        return OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)
+        return cast(dict, OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True))
     except OmegaConfBaseException as error:
         raise UserError(one_line(error)) from error
 
@@ -103,7 +103,7 @@ def sounds(prompt: dict) -> list[str | None]:
         return [None]
     from acgd.media import audio
 
-    return audio.find(prompt["path"])
+    return list(audio.find(prompt["path"]))
 
 
 def describe(prompt: dict) -> str:

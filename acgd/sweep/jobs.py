@@ -125,7 +125,7 @@ def tell_best(folder: Path) -> None:
     """What a search found, as words for the command line; nothing for other sweeps."""
     path = folder / "optimization_results.yaml"  # of hydra/sweeper=optuna
     if path.is_file():
-        found = OmegaConf.load(path)
+        found: Any = OmegaConf.load(path)
         for one in found.get("solutions", [found]):  # several where it searched for several things
             params, value = one.get("params", one.get("best_params")), one.get("values")
             words = " ".join(f"{key}={number}" for key, number in params.items())

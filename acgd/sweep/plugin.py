@@ -77,8 +77,8 @@ def announce(jobs: list[Job], cfgs: list[dict]) -> None:
     for job, cfg in zip(jobs, cfgs, strict=True):
         try:
             expanded.append((job, job.expand(cfg)))
-        except Exception as error:
-            errors.append((job, error))
+        except Exception as reason:
+            errors.append((job, reason))
     if not expanded and len({explain(error) for _, error in errors}) == 1:
         raise errors[0][1]
     for job, runs in expanded:
@@ -92,7 +92,7 @@ def make(jobs: list[Job]) -> None:
     from acgd.pipeline import outputs, runner
 
     owners: dict[Path, list[Job]] = {}
-    runs = {}
+    runs: dict[Path, Run] = {}
     for job in jobs:
         for run in job.runs:
             owners.setdefault(run.folder, []).append(job)

@@ -66,7 +66,8 @@ class PLMS:
                 x = _euler(diffusion, x, t, (eps + again[1]) / 2)
             else:
                 weights = ADAMS_BASHFORTH[len(history)]
-                mixed = sum(w * e for w, e in zip(weights, history, strict=True))
+                parts = [w * e for w, e in zip(weights, history, strict=True)]
+                mixed = sum(parts[1:], parts[0])
                 x = _euler(diffusion, x, t, mixed)
             yield Step(index, total, t, x, step.pred.x0, step.losses, tuple(history))
 

@@ -93,7 +93,7 @@ class Elsewhere(Launcher):
     heard = True  # whether what jobs print can be seen here
 
     def __init__(self, **options: Any):
-        self.options = OmegaConf.to_container(OmegaConf.create(options), resolve=True)
+        self.options: Any = OmegaConf.to_container(OmegaConf.create(options), resolve=True)
 
     def setup(
         self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig

@@ -22,7 +22,7 @@ class Joblib(Elsewhere):
         for name in ("batch_size", "pre_dispatch", "max_nbytes"):
             if str(options[name]).isdecimal():  # the plugin's config has them as words
                 options[name] = int(options[name])
-        left, again = dict(jobs), set()
+        left, again = dict(jobs), set[int]()
         while left:
             pool = Parallel(**options)
             calls = [delayed(attempt)(self.work, number, given) for number, given in left.items()]

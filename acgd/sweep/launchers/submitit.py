@@ -28,7 +28,7 @@ class Submitit(Elsewhere):
     cluster, heard = "", False
 
     def spread(self, jobs: dict[int, list[str]]) -> Iterator[tuple[int, Any]]:
-        queue, running = list(jobs), {}
+        queue, running = list(jobs), dict[int, Any]()
         missed: dict[int, float] = {}  # job -> when it was first found gone
         try:
             while queue or running:

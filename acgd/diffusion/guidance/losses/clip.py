@@ -59,7 +59,8 @@ class ClipDistance(Loss):
         self.active = any(bool(view.weights.any()) for view in self.views)
 
     def __call__(self, x: Tensor) -> Tensor:
-        return sum(part(x) for part in self._parts(x))
+        first, *others = [part(x) for part in self._parts(x)]
+        return sum(others, first)
 
     def with_grad(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """As Loss, a chunk of cutouts at a time, so that memory holds the graph of one only."""
@@ -75,8 +76,9 @@ class ClipDistance(Loss):
             if len(view.embeds) != len(x):
                 raise ValueError(f"targets for {len(view.embeds)} samples, pictures of {len(x)}")
             size = view.encoder.image_size
+            height, width = x.shape[2:]
             boxes = draw_boxes(
-                self.noise, self.num_cutouts, *x.shape[2:], size, self.cut_pow, self.cut_min
+                self.noise, self.num_cutouts, height, width, size, self.cut_pow, self.cut_min
             )
             # pictures no larger than the encoder's: every cut is the whole, one is enough
             boxes = boxes[:, :1] if (boxes == boxes[:, :1]).all() else boxes

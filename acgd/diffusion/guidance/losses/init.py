@@ -18,4 +18,5 @@ class InitDistance(Loss):
         self.active = init_image is not None
 
     def __call__(self, x: Tensor) -> Tensor:
+        assert self.init_image is not None  # `active` says so
         return (x - self.init_image.to(x)).square().mean(dim=(1, 2, 3))
