@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, TypeVar
 
 import torch
@@ -35,7 +36,7 @@ class CLIPEncoder:
     Raises UserError when the weights are absent, damaged or another model's.
     """
 
-    model_class = CLIP
+    model_class: Callable[..., CLIP] = CLIP
     sample_rate = 44100  # Hz; for prompts that ask before they fail in `audio`
 
     def __init__(
@@ -99,7 +100,7 @@ class CLIPEncoder:
 
 
 def read(
-    make: type[M],
+    make: Callable[..., M],
     source: str,
     given: dict,
     dtype: torch.dtype = torch.float32,

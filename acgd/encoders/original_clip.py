@@ -14,7 +14,6 @@ from types import ModuleType
 from typing import Any
 
 import torch
-from torch import nn
 
 from acgd.encoders.clip import CLIPEncoder, precision_dtype
 from acgd.errors import UserError
@@ -28,7 +27,7 @@ class OriginalCLIP(CLIPEncoder):
     """
 
     @staticmethod
-    def model_class(  # type: ignore[override]
+    def model_class(
         embed_dim: int,
         image_resolution: int,
         vision_layers: list[int] | int,
@@ -39,7 +38,7 @@ class OriginalCLIP(CLIPEncoder):
         transformer_width: int = 512,
         transformer_heads: int | None = None,
         transformer_layers: int = 12,
-    ) -> nn.Module:
+    ) -> Any:
         """The original network, from acgd's arguments."""
         vision = embed_dim, image_resolution, vision_layers, vision_width, vision_patch_size
         heads = transformer_heads or max(1, transformer_width // 64)

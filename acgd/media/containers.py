@@ -36,7 +36,7 @@ class Patched(io.RawIOBase):
 
     def readinto(self, buffer) -> int:
         start, view = self.file.tell(), memoryview(buffer).cast("B")
-        got = self.file.readinto(view)  # type: ignore[attr-defined]
+        got = self.file.readinto(view)  # type: ignore[attr-defined] # BinaryIO lacks it
         for place, new in self.patches.items():
             for i, byte in enumerate(new):
                 if start <= place + i < start + got:

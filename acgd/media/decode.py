@@ -11,7 +11,7 @@ import importlib.util
 import io
 import shutil
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import closing
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -224,7 +224,7 @@ def read_av(path: Path, offset: float, duration: float) -> Window:
     return Window(samples, rate, length, end if length is None else length, end, why)
 
 
-def frames_of(file, stream) -> Iterator[np.ndarray]:
+def frames_of(file, stream) -> Generator[np.ndarray, None, None]:
     """(T, channels) float32, as they come; ends early, with an FFmpegError, in a damaged file."""
     import av
 
@@ -237,14 +237,14 @@ def frames_of(file, stream) -> Iterator[np.ndarray]:
 
 
 def collect(
-    frames: Iterator[np.ndarray], rate: int, offset: float, duration: float
+    frames: Generator[np.ndarray, None, None], rate: int, offset: float, duration: float
 ) -> tuple[np.ndarray, float, str]:
     """The window of frames that follow each other, where it ends in seconds, why it ended."""
     import av
 
     first, last = round(offset * rate), round((offset + duration) * rate)
     at, kept, why = 0, [], ""
-    with closing(frames):  # type: ignore[type-var]
+    with closing(frames):
         try:
             for samples in frames:
                 if at + len(samples) > first:

@@ -90,13 +90,11 @@ class ResBlock(nn.Module):
 
     def forward(self, x: Tensor, emb: Tensor) -> Tensor:
         # resampling sits between the activation and the convolution, and on the skip path alike
-        h = resample(norm_silu(self.in_layers[0], x), self.mode)
+        h = resample(norm_silu(cast(GroupNorm32, self.in_layers[0]), x), self.mode)
         h = self.in_layers[2](h)
         e = self.emb_layers(emb).to(h.dtype)[..., None, None]  # (B, C or 2C, 1, 1)
-        if self.film:
-            h = norm_silu(self.out_layers[0], h, *e.chunk(2, dim=1))
-        else:
-            h = norm_silu(self.out_layers[0], h + e)
+        last = cast(GroupNorm32, self.out_layers[0])
+        h = norm_silu(last, h, *e.chunk(2, dim=1)) if self.film else norm_silu(last, h + e)
         h = self.out_layers[2:](h)
         return self.skip_connection(resample(x, self.mode)) + h
 
