@@ -12,6 +12,7 @@ import pytest
 from conftest import ROOT, command
 
 import acgd
+from acgd.checkpoints import registry
 from acgd.commands.main import COMMANDS
 from acgd.config.compose import config_dir_of
 
@@ -99,11 +100,13 @@ def test_a_sweep_goes_on_after_a_failure_and_says_so(tmp_path, tiny, sounds):
 
 
 @pytest.mark.process
-def test_a_picture_is_told_in_three_lines_and_a_folder(tmp_path, tiny, sounds):
-    done = run(*tiny, "logger=none", f"prompt.path={sounds / 'tone.wav'}", cwd=tmp_path)
+def test_a_picture_is_told_in_a_few_lines_and_a_folder(tmp_path, tiny, sounds):
+    words = ["logger=none", "report=true", f"prompt.path={sounds / 'tone.wav'}"]
+    done = run(*tiny, *words, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
-    heard, picture, judge, folder = done.stdout.splitlines()
+    heard, picture, judge, page, folder = done.stdout.splitlines()
     assert heard.startswith("heard ") and judge.startswith("judge ")
+    assert (tmp_path / page.split()[1]).name == "report.html"
     assert (tmp_path / picture.split()[1]).is_file()
     assert (tmp_path / folder.split()[1]).is_dir()
     assert "clip=" in done.stderr  # the progress bar, with the losses
@@ -177,3 +180,59 @@ def test_no_words_at_all_draw_the_demo_sound(tmp_path):
     done = run(cwd=tmp_path, call=[sys.executable, "-m", "acgd"])
     assert done.returncode == 0, done.stderr
     assert "ship_horn-seed0" in done.stdout and list((tmp_path / "outputs/main").iterdir())
+
+
+@pytest.mark.process
+def test_all_weights_that_are_missing_are_listed_before_torch(tmp_path):
+    words = ["model=openai_256", "encoder=audioclip", "captioner=clipcap", "describer=none"]
+    done = run(*words, cwd=tmp_path, call=[sys.executable, "-c", TORCHLESS],
+               ACGD_CACHE=str(tmp_path / "cache"))  # fmt: skip
+    assert done.returncode == 1 and done.stdout.splitlines()[-1] == "False"
+    (line,) = done.stderr.strip().splitlines()
+    for name in ("256x256_diffusion_uncond.pt", "AudioCLIP-Partial-Training.pt", "ViT-B-32.pt"):
+        assert line.count(name) == 2  # named, and in the command that fetches
+    assert not (tmp_path / "outputs").exists()
+
+
+def test_a_tokenizer_is_whole_with_either_of_its_forms(tmp_path, monkeypatch):
+    monkeypatch.setenv("ACGD_CACHE", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    wants = {"captioner": {"tokenizer": "gpt2"}}
+    assert "3 weights files" in str(registry.absent(wants))
+    (tmp_path / "gpt2").mkdir()
+    for name in ("vocab.json", "merges.txt"):
+        (tmp_path / "gpt2" / name).touch()
+    assert registry.absent(wants) is None
+    (tmp_path / "gpt2" / "merges.txt").unlink()
+    (tmp_path / "gpt2" / "tokenizer.json").touch()
+    assert registry.absent(wants) is None
+
+
+@pytest.mark.process
+def test_words_without_a_picture_are_told_with_the_nearest_names(tmp_path):
+    words = ["prompt=text", "prompt.text=a submarine made of glass", "experiment=smoke"]
+    done = run(*words, "name=a", "report=false", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "is not among what the embedded models draw; nearest: " in done.stderr
+    done = run(
+        "prompt=text", "prompt.text=Two Dogs", "experiment=smoke", "seed=[0,1]", cwd=tmp_path
+    )
+    assert done.returncode == 0 and "nearest" not in done.stderr
+    assert f"page       {Path('outputs/main/report.html')}" in done.stdout
+
+
+def test_what_the_judge_may_say():
+    from types import SimpleNamespace as Some
+
+    from acgd.pipeline.outputs import verdict_in_words
+
+    def said(concept, rank, seen, named=True):
+        score = {"names": [(seen, 0.934)], "concept": concept, "rank": rank, "of": 82,
+                 "similarity": 0.5}  # fmt: skip
+        heard = [] if named else [(concept, 0.9)]
+        run = Some(cfg={"concept": None})
+        return verdict_in_words(Some(scores={"picture": {"judge": score}}, heard=heard, run=run))[1]
+
+    assert said("dog", 1, "dog") == "recognises it: dog 93 %, similarity 0.50"
+    assert said("dog", 1, "dog", named=False) == "agrees: dog 93 %, similarity 0.50"
+    assert said("dog", 7, "cat") == "sees cat 93 %, dog is number 7 of 82, similarity 0.50"

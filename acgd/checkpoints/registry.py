@@ -90,6 +90,37 @@ def missing(source: str, place: Path) -> UserError:
     return UserError(f"{where}, or name another path with checkpoint=")
 
 
+def absent(groups: Any) -> UserError | None:
+    """What to say where published files that these parts of a config name are not here."""
+    rows = [row for row in named_in(groups) if not is_here(row)]
+    if len(rows) < 2:
+        return missing(rows[0].name, cache_dir() / rows[0].name) if rows else None
+    names = ", ".join(row.name for row in rows)
+    fetched = [row for row in rows if row.mirrors]
+    parts = [f"{len(rows)} weights files are not here: {names}"]
+    if fetched:
+        size = gigabytes(sum(row.about for row in fetched))
+        words = " ".join(row.name for row in fetched)
+        parts.append(f"fetch them: {command()} fetch {words} ({size})")
+    parts += [
+        f"nobody publishes {row.name}: {by_hand(row, cache_dir() / row.name)}"
+        for row in rows
+        if not row.mirrors
+    ]
+    return UserError("; ".join(parts))
+
+
+def is_here(row: Published) -> bool:
+    """Whether a published file is at hand, in this folder or in the cache; a tokenizer's parts are
+    where its tokenizer.json is, and that is not asked for where the parts are."""
+    if any((folder / row.name).is_file() for folder in (Path(), cache_dir())):
+        return True
+    home, _, name = row.name.rpartition("/")
+    whole = {"tokenizer.json": ("vocab.json", "merges.txt")}.get(name, ("tokenizer.json",))
+    folders = [folder / home for folder in (Path(), cache_dir())] if home else []
+    return any(all((folder / part).is_file() for part in whole) for folder in folders)
+
+
 def by_hand(row: Published, place: Path) -> str:
     """What a person does where nothing can be fetched."""
     return f"{row.by_hand or 'find it and save it as'} {place}"

@@ -6,8 +6,11 @@ from contextlib import suppress
 
 from torch import Tensor
 
+from acgd.errors import say
+from acgd.pipeline.models import Models
 from acgd.pipeline.sample import Sample
 from acgd.pipeline.scoring import verdict
+from acgd.prompts import vocabulary
 
 
 def write(sample: Sample, pixels: Tensor) -> None:
@@ -39,24 +42,88 @@ def show(sample: Sample, pixels: Tensor, suffix: str = "") -> str:
     return str(record.picture(f"{name}.png", array, side))
 
 
-def tell(sample: Sample, alone: bool) -> None:
-    """A line for each thing known of a single picture, one line for each of several."""
-    by, score = verdict(sample)
-    heard = ", ".join(f"{label} {100 * p:.0f} %" for label, p in sample.heard[:3])
-    parts = [] if score["similarity"] is None else [f"similarity {score['similarity']:.3f}"]
-    if "rank" in score:
-        parts.append(f'"{score["concept"]}" is number {score["rank"]} of {score["of"]} labels')
-    said = ", ".join(parts) or f"sees {score['names'][0][0]}"
+UNSURE = 0.25  # odds below which a sound counts as not recognised
+
+
+def tell_heard(batch: list[Sample], models: Models, alone: bool, told: set[str]) -> None:
+    """What is heard, before anything is drawn of it; each sound once, whatever its seeds. And what
+    the embedded models have no picture of. told: what this command has said already."""
+    for label, like in unknown(batch, models, told).items():
+        say(f'"{label}" is not among what the embedded models draw; nearest: {", ".join(like)}')
+    for sample in batch:
+        if not sample.heard or sample.run.label in told:
+            continue
+        told.add(sample.run.label)
+        heard = ", ".join(f"{label} {percent(p)}" for label, p in sample.heard[:3])
+        words = ", ".join(sample.words)
+        if alone:
+            lines = {"heard": heard, "described": words}
+            show_lines([f"{name:9}  {line}" for name, line in lines.items() if line])
+        else:
+            show_lines([f"heard      {sample.run.label}: {heard}"])
+        best, odds = sample.heard[0]
+        if odds < UNSURE:
+            say(
+                f"{sample.run.label}: nothing is heard clearly, the best guess is {best} with"
+                f" {percent(odds)}: say what it is with concept= or in words (prompt=mixed)"
+            )
+
+
+def unknown(batch: list[Sample], models: Models, told: set[str]) -> dict[str, list[str]]:
+    """Text prompts of embedded models that name nothing they know, with the nearest names."""
+    if not batch or not str(batch[0].run.cfg["model"].get("checkpoint")).startswith("embedded:"):
+        return {}
+    asked = dict.fromkeys(words for one in batch for words in asked_in_words(one))
+    strange = [w for w in asked if w not in told and not vocabulary.is_known(w)]
+    told.update(strange)
+    return {words: vocabulary.nearest(words, models.encoder) for words in strange}
+
+
+def asked_in_words(sample: Sample) -> list[str]:
+    """The texts that the prompt itself gave, without what a describer said of a sound."""
+    own = [t.label for t in sample.targets if t.kind == "text" and t.weight > 0]
+    return [label for label in own if label not in sample.words]
+
+
+def tell(sample: Sample, alone: bool, beside: str = "") -> None:
+    """A line for each thing known of a single picture, one line for each of several.
+
+    beside: what this one has to itself, such as a sweep's values.
+    """
+    by, said = verdict_in_words(sample)
     if not alone:
         caption = f"  {sample.caption}" if sample.caption else ""
-        show_lines([f"{sample.picture}  {by}: {said}{caption}"])
+        beside = f"{beside}  " if beside else ""
+        show_lines([f"{beside}{sample.picture}  {by} {said}{caption}"])
         return
-    lines: dict[str, object] = {"asked": sample.run.label}
-    if heard:
-        lines = {"heard": heard, "described": ", ".join(sample.words)}
+    lines: dict[str, object] = {} if sample.heard else {"asked": sample.run.label}
     lines |= {"picture": sample.picture, "caption": sample.caption, by: said}
+    if sample.run.cfg["report"]:
+        lines["page"] = sample.run.folder / "report.html"
     lines |= {"folder": sample.run.folder}
     show_lines([f"{name:9}  {line}" for name, line in lines.items() if line])
+
+
+def verdict_in_words(sample: Sample) -> tuple[str, str]:
+    """Who judges, and what it says: that it recognises the concept only where somebody named it;
+    what was heard may be wrong, and then the judge can do no more than agree."""
+    by, score = verdict(sample)
+    (seen, odds), concept = score["names"][0], score.get("concept")
+    named = sample.run.cfg["concept"] is not None or not sample.heard
+    if concept is None:
+        said = f"sees {seen} {percent(odds)}"
+    elif score["rank"] == 1 and seen == concept:
+        said = f"{'recognises it' if named else 'agrees'}: {concept} {percent(odds)}"
+    else:
+        place = f"{concept} is number {score['rank']} of {score['of']}"
+        said = f"sees {seen} {percent(odds)}, {place}"
+    if score["similarity"] is not None:
+        said += f", similarity {score['similarity']:.2f}"
+    return by, said
+
+
+def percent(odds: float) -> str:
+    return f"{100 * odds:.0f} %"
 
 
 def show_lines(lines: list[str]) -> None:

@@ -6,6 +6,7 @@ imported when there is something to be made: what is finished or cannot be is sa
 
 from __future__ import annotations
 
+import json
 import traceback
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -13,7 +14,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from acgd import atomic_files
+from acgd.checkpoints import registry
 from acgd.config.instantiate import build
+from acgd.config.keys import MODELS
 from acgd.errors import UserError, one_line, say
 from acgd.pipeline import batching
 from acgd.pipeline.batching import batches, together
@@ -32,26 +35,48 @@ if TYPE_CHECKING:
 
 def render(runs: list[Run]) -> None:
     """Make every run that is not finished; raises at the end if any of them failed."""
-    from acgd.pipeline import outputs
-
     failed, good, pages = [], 0, []
-    for sample in make(runs):
+    for sample in make(runs, telling(alone=len(runs) == 1)):
         if sample.error is not None:
             failed.append(sample)
         elif not sample.made_before:
+            from acgd.pipeline import outputs  # brings torch, which is there by now
+
             outputs.tell(sample, alone=len(runs) == 1)
             good += 1
             pages += [sample.run.folder] if sample.run.cfg["report"] else []
     if pages:
         atomic_files.flush(pages)
+    if len(pages) > 1:
+        hooks.of_name(pages[0].parent)
     conclude(failed, good, runs)
 
 
-def make(runs: list[Run]) -> Iterator[Sample]:
+Begun = Callable[[list[Sample], "Models"], None]
+
+
+def quietly(batch: list[Sample], models: Models) -> None:
+    """What is told of a batch before it is drawn: nothing."""
+
+
+def telling(alone: bool) -> Begun:
+    """Tells what is heard, each thing once a command; torch is loaded by then."""
+    told: set[str] = set()
+
+    def begun(batch: list[Sample], models: Models) -> None:
+        from acgd.pipeline import outputs
+
+        outputs.tell_heard(batch, models, alone, told)
+
+    return begun
+
+
+def make(runs: list[Run], begun: Begun = quietly) -> Iterator[Sample]:
     """Each run as a sample, as soon as it is finished, has failed, or is found made before.
 
     Runs may differ in all they like; those that can be are sampled in one batch. After the first
-    failure nothing new is begun where the config says `fail_fast`.
+    failure nothing new is begun where the config says `fail_fast`. begun(batch, models) is called
+    when a batch's prompts have been heard and nothing is drawn yet.
     """
     todo = []
     for sample in opened(runs):
@@ -61,13 +86,24 @@ def make(runs: list[Run]) -> Iterator[Sample]:
         yield sample
         if stops(sample):
             return
-    for group in batching.rounds(together(todo)):
-        for sample in paint_all(group):
+    ready, absent = [], dict[str, UserError | None]()  # one error for all that want the same
+    for sample in todo:
+        parts = {name: sample.run.cfg.get(name) for name in MODELS}
+        key = json.dumps(parts, sort_keys=True)
+        if key not in absent:
+            absent[key] = registry.absent(parts)
+        sample.error = absent[key]
+        if sample.error is None:
+            ready.append(sample)
+        else:
+            yield sample
+    for group in batching.rounds(together(ready)):
+        for sample in paint_all(group, begun):
             yield sample
             sample.let_go()
         if any(stops(sample) for sample in group):
             return
-    yield from (sample for sample in todo if isinstance(sample.error, batching.HeldUp))
+    yield from (sample for sample in ready if isinstance(sample.error, batching.HeldUp))
 
 
 def stops(sample: Sample) -> bool:
@@ -103,7 +139,7 @@ def finished(run: Run) -> bool:
     return True
 
 
-def paint_all(group: list[Sample]) -> Iterator[Sample]:
+def paint_all(group: list[Sample], begun: Begun) -> Iterator[Sample]:
     """A group's samples batch by batch; W&B gets its copy of them beside the next one."""
     from acgd.pipeline.models import Models
 
@@ -113,7 +149,7 @@ def paint_all(group: list[Sample]) -> Iterator[Sample]:
     models = guarded(group, lambda: Models(cfg))
     for batch in batches(group, cfg) if models else [group]:
         if models and not batch[0].made_before:
-            attempt(batch, models, known)
+            attempt(batch, models, known, begun)
         logger.tell([s.run.folder for s in batch if s.picture and not s.error])
         yield from batch
         if any(stops(sample) for sample in batch):
@@ -121,11 +157,14 @@ def paint_all(group: list[Sample]) -> Iterator[Sample]:
     logger.mirror([])
 
 
-def attempt(batch: list[Sample], models: Models, known: dict[str, Heard]) -> None:
+def attempt(
+    batch: list[Sample], models: Models, known: dict[str, Heard], begun: Begun = quietly
+) -> None:
     """Make a batch. What fails in company is tried alone, so that one cannot hurt the others."""
     for sample in batch:
         guarded([sample], partial(listen, sample, models, known))
     batch = [sample for sample in batch if sample.error is None]
+    begun(batch, models)
     if guarded(batch, lambda: paint(batch, models)) or len(batch) < 2:
         return
     if not any(sample.error and atomic_files.unwritable(sample.error) for sample in batch):

@@ -17,6 +17,16 @@ def of_run(folder: Path) -> None:
         complain(folder, error)
 
 
+def of_name(folder: Path) -> None:
+    """The page of outputs/NAME, where one command made several pictures."""
+    try:
+        from acgd import report
+
+        print(f"page       {report.build(folder)}")
+    except Exception as error:
+        complain(folder, error)
+
+
 def of_sweep(folder: Path) -> None:
     """The sweep's tables and its page."""
     if not any(folder.glob("*/status.json")):

@@ -16,6 +16,7 @@ from hydra.core.utils import JobReturn, JobStatus, filter_overrides, setup_globa
 from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig
+from tqdm.auto import tqdm
 
 from acgd.config.explain import explain
 from acgd.errors import UserError
@@ -89,7 +90,7 @@ def announce(jobs: list[Job], cfgs: list[dict]) -> None:
 
 def make(jobs: list[Job]) -> None:
     """Make the samples of all jobs; each job is told of its own."""
-    from acgd.pipeline import outputs, runner
+    from acgd.pipeline import runner
 
     owners: dict[Path, list[Job]] = {}
     runs: dict[Path, Run] = {}
@@ -100,11 +101,19 @@ def make(jobs: list[Job]) -> None:
     hasty = any(run.cfg["fail_fast"] for run in runs.values())
     failed = any(job.status == "failed" for job in jobs)
     try:
-        for sample in runner.make([] if hasty and failed else list(runs.values())):
-            if sample.picture and sample.error is None:
-                outputs.tell(sample, alone=len(runs) == 1)
-            for job in owners[sample.run.folder]:
-                job.take(sample)
+        begun = runner.telling(alone=len(runs) == 1)
+        every = [] if hasty and failed else list(runs.values())
+        own = dict(zip(map(id, jobs), values(jobs), strict=True))
+        with tqdm(total=len(runs), desc="pictures", unit="", mininterval=1.0, disable=None) as bar:
+            for sample in runner.make(every, begun):
+                bar.update()
+                mine = owners[sample.run.folder]
+                if sample.picture and sample.error is None:
+                    from acgd.pipeline import outputs
+
+                    outputs.tell(sample, alone=len(runs) == 1, beside=own[id(mine[0])])
+                for job in mine:
+                    job.take(sample)
     except KeyboardInterrupt:
         for job in jobs:
             if job.left and job.status != "failed":
@@ -113,6 +122,12 @@ def make(jobs: list[Job]) -> None:
     for job in jobs:
         if job.left and job.status != "failed":
             job.write("not started", UserError(STOPPED))
+
+
+def values(jobs: list[Job]) -> list[str]:
+    """What each job was given that not all were."""
+    common = set.intersection(*(set(job.overrides) for job in jobs)) if len(jobs) > 1 else set()
+    return [" ".join(one for one in job.overrides if one not in common) for job in jobs]
 
 
 def returned(job: Job) -> JobReturn:
