@@ -224,7 +224,7 @@ def test_a_job_s_value_is_the_mean_of_its_score(together, sounds):
         (["optimize=gain"], "twin=true"),
         (["optimize=twin.encoder.similarity"], "twin=true"),
         (["guidance.clip=much"], "guidance.clip=much"),
-        (["guidance.cfg_scale=true"], "guidance.cfg_scale=True"),
+        (["guidance.cfg_scale=true"], "guidance.cfg_scale=true"),
     ],
 )
 def test_mistakes_are_told_before_the_sampling(given, says):
