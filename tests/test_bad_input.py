@@ -84,6 +84,7 @@ def bad_sounds(tmp_path):
 
 
 @pytest.mark.process
+@pytest.mark.slow
 def test_bad_sounds_beside_good_ones(bad_sounds, refused, quick, tmp_path):
     """One process: each bad file has its line, three hours and eight channels their pictures."""
     folder, said = bad_sounds

@@ -131,6 +131,7 @@ def test_version_is_answered_at_once(tmp_path):
 
 
 @pytest.mark.process
+@pytest.mark.slow
 def test_a_sound_alone_is_what_is_drawn(tmp_path, tiny, sounds):
     spaced = tmp_path / "it's a tone, really.wav"
     spaced.write_bytes((sounds / "tone.wav").read_bytes())
@@ -176,6 +177,7 @@ def test_a_folder_of_ones_own_is_found_among_the_words(words, folder):
 
 
 @pytest.mark.process
+@pytest.mark.slow
 def test_no_words_at_all_draw_the_demo_sound(tmp_path):
     done = run(cwd=tmp_path, call=[sys.executable, "-m", "acgd"])
     assert done.returncode == 0, done.stderr

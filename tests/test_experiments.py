@@ -91,6 +91,7 @@ def test_each_fault_is_one_of_the_notebook_s():
 
 
 @pytest.mark.process
+@pytest.mark.slow
 def test_a_sweep_from_the_command_line_is_compared(tiny, sounds, tmp_path):
     """What is given on the command line takes the place of the yaml's values."""
     swept = ["guidance/schedule=constant,window", "seed=[0,1]", f"prompt.path={sounds}", "-m"]

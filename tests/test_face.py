@@ -74,6 +74,7 @@ def test_samples_are_the_same_as_their_file(here, tiny, sounds):
 
 
 @pytest.mark.process
+@pytest.mark.slow
 def test_the_command_makes_the_same_picture(here, tiny, sounds):
     (picture,) = acgd.draw(sounds / "tone.wav", *tiny, *here, text="it's rain, and 'snow'", seed=3)
     shown = picture._repr_png_()

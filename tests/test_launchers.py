@@ -79,6 +79,7 @@ def went_on(cwd: Path) -> int:
 
 
 @pytest.mark.process
+@pytest.mark.slow
 @needs("hydra_joblib_launcher")
 def test_joblib_works_from_any_folder_and_goes_on_after_failures(tmp_path, tiny, sounds):
     (sounds / "broken.wav").write_bytes(b"RIFF")
@@ -93,6 +94,7 @@ def test_joblib_works_from_any_folder_and_goes_on_after_failures(tmp_path, tiny,
 
 
 @pytest.mark.process
+@pytest.mark.slow
 @needs("hydra_submitit_launcher")
 def test_a_process_of_submitit_that_is_killed_is_one_lost_job(tmp_path, tiny, sounds):
     words = [*tiny, *SLOW, "guidance.clip=500,600", "prompt.path=sounds/tone.wav"]
@@ -185,6 +187,7 @@ def test_presets_compose_or_name_the_extra_they_need(choice, module, extra):
 
 
 @pytest.mark.process
+@pytest.mark.slow
 @needs("hydra_optuna_sweeper")
 def test_a_search_goes_on_where_the_last_one_ended(tmp_path, tiny, sounds):
     words = [*tiny, "experiment=search", "prompt.path=sounds/tone.wav", "seed=0", "logger=none"]
@@ -200,6 +203,7 @@ def test_a_search_goes_on_where_the_last_one_ended(tmp_path, tiny, sounds):
 
 
 @pytest.mark.process
+@pytest.mark.slow
 @clusters
 @needs("hydra_submitit_launcher")
 @pytest.mark.skipif(not shutil.which("slurmctld", path=PATH), reason="no Slurm here")
@@ -224,6 +228,7 @@ def test_a_cancelled_job_of_slurm_is_told_and_made_by_the_same_command(tmp_path,
 
 
 @pytest.mark.process
+@pytest.mark.slow
 @clusters
 @needs("hydra_ray_launcher")
 def test_a_lost_node_of_ray_costs_its_job_and_no_other(tmp_path, tiny, sounds):

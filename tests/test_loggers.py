@@ -165,7 +165,7 @@ def test_a_failing_wandb_is_one_line(tmp_path, capsys):
 
 
 @pytest.mark.process
-@pytest.mark.parametrize("how", ["hang", "refuse"])
+@pytest.mark.parametrize("how", [pytest.param("hang", marks=pytest.mark.slow), "refuse"])
 def test_a_server_that_does_not_work_leaves_an_offline_run(
     how, server, example, tmp_path, monkeypatch, capsys
 ):

@@ -147,6 +147,7 @@ def sweep(tmp_path) -> Path:
 
 
 @pytest.mark.process
+@pytest.mark.slow
 def test_a_sweeps_page_holds_its_pictures_sounds_and_failures(real):
     data = shown(real / "report.html")
     assert [row["label"] for row in data["rows"]] == ["low", "high", "none"]
@@ -169,6 +170,7 @@ def test_a_sweeps_page_holds_its_pictures_sounds_and_failures(real):
 
 
 @pytest.mark.process
+@pytest.mark.slow
 def test_a_runs_page_uses_what_lies_beside_it(real):
     folder = next((real.parent.parent).glob("low-seed1-*"))
     page = Page(folder / "report.html")
@@ -496,6 +498,7 @@ def test_the_keyboard_goes_through_the_pictures(sweep, look):
     assert title.inner_text() == "an owl, guidance.clip 1000, seed 0"
     page.keyboard.press("Escape")
     assert not page.locator("#enlarged").is_visible()
+    wait(page, "samples[document.activeElement.dataset.i]?.seed === 0")  # `close` comes later
     focused = page.evaluate("samples[document.activeElement.dataset.i].seed")
     assert focused == 0  # on the tile of the picture that was last enlarged
     page.keyboard.press("ArrowDown")
@@ -564,6 +567,7 @@ def test_a_runs_page_in_a_browser(sweep, look):
 
 @pytest.mark.browser
 @pytest.mark.process
+@pytest.mark.slow
 def test_a_real_sweep_plays_and_compares(real, look):
     page = look(real / "report.html")
     page.get_by_label("Play low").click()

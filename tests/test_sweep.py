@@ -274,6 +274,7 @@ def test_a_sweep_that_cannot_be_is_one_line(tmp_path, given, says):
 
 
 @pytest.mark.process
+@pytest.mark.slow
 def test_a_sweep_as_it_is_typed(tmp_path, tiny, sounds):
     """Sounds by settings by seeds, one sound broken: one process, whole batches, a page."""
     (sounds / "broken.wav").write_bytes(b"RIFF")

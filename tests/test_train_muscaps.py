@@ -70,6 +70,7 @@ def run(clotho, out, *more: str) -> dict:
     return torch.load(out / "state.pt", weights_only=True)
 
 
+@pytest.mark.slow
 def test_an_overfitted_captioner_says_what_it_was_told(clotho, tmp_path):
     first = run(clotho, tmp_path, "--epochs", "1", "--patience", "80")["progress"]["val"]
     shutil.rmtree(tmp_path)

@@ -38,6 +38,7 @@ def acgd(installed: Path, cwd: Path, *words: str) -> str:
 
 
 @pytest.mark.process
+@pytest.mark.slow
 def test_all_commands_work_in_an_empty_folder(installed, tmp_path, tiny, sounds):
     own = [*tiny, "logger=none", "report=true"]
     assert acgd(installed, tmp_path, "--version").startswith("acgd ")
