@@ -530,7 +530,8 @@ def test_filters_and_orders(sweep, look):
     scores = page.locator(".foot.scored span:last-child").all_inner_texts()
     assert len(scores) == 8 and scores == sorted(scores, reverse=True)
     page.get_by_label("Colour", exact=True).select_option(label="judge: rank")  # less is better
-    wait(page, "document.querySelector('.foot span:last-child').innerText")  # when it is painted
+    feet = "[...document.querySelectorAll('.foot span:last-child')].slice(0, 8)"
+    wait(page, f"{feet}.every(e => e.innerText)")  # when they are painted
     assert page.locator(".foot span:last-child").all_inner_texts()[:8] == ["1"] * 4 + ["2"] * 4
     page.get_by_label("View", exact=True).select_option("grid")
     page.get_by_label("Columns", exact=True).select_option(label="seed")
