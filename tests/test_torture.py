@@ -12,6 +12,7 @@ import pytest
 from conftest import ROOT, command
 
 from acgd.commands import run as cli
+from acgd.commands import signals
 
 ENVIRONMENT = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
 
@@ -45,11 +46,11 @@ def test_a_few_kills_lose_nothing(tiny, tmp_path):
 def test_an_interruption_is_known_behind_what_others_make_of_it():
     try:
         try:
-            raise cli.Terminated
+            raise signals.Terminated
         except BaseException:
             raise ValueError from None
     except ValueError as error:
-        assert isinstance(cli.interruption(error), cli.Terminated)
+        assert isinstance(cli.interruption(error), signals.Terminated)
     assert cli.interruption(ValueError()) is None
 
 
@@ -74,3 +75,39 @@ def test_a_scheduler_s_signal_is_an_interruption(tiny, tmp_path, name, code):
     (run,) = tmp_path.glob("outputs/main/*-seed0-*")
     assert '"interrupted"' in (run / "status.json").read_text()
     assert (run / "snapshot.pt").is_file()  # of the step that it stood at
+
+
+@pytest.mark.process
+@pytest.mark.parametrize(("name", "code"), [("SIGINT", 130), ("SIGTERM", 143)])
+def test_a_signal_is_one_line_at_any_moment(tiny, tmp_path, name, code):
+    """From the moment that our own first line runs until the process is gone."""
+    words = ["prompt=text", "prompt.text=snow", "logger=none", "prompt.text=a dog", *tiny]
+    seen = []
+    for wait in (0.0, 0.02, 0.05, 0.1, 0.2, 0.4, 0.8, 1.2, 1.6, 2.2):
+        started, here = os.pipe()
+        lines = "import os; from acgd.commands import signals; signals.at_once(); "
+        lines += f"os.write({here}, b'x'); from acgd.__main__ import main; main()"
+        call = [sys.executable, "-c", lines, f"name=after{wait}", *words]
+        made = subprocess.Popen(
+            call,
+            cwd=tmp_path,
+            env=ENVIRONMENT,
+            stderr=subprocess.PIPE,
+            text=True,
+            pass_fds=[here],
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+        )
+        os.read(started, 1)
+        time.sleep(wait)
+        made.send_signal(getattr(signal, name))
+        _, said = made.communicate(timeout=100)
+        lines = [
+            line for line in said.replace("\r", "\n").splitlines() if line.startswith("acgd: ")
+        ]
+        seen.append(made.returncode)
+        assert "Traceback" not in said and "ignored" not in said, said
+        assert made.returncode in (code, 0), said
+        if made.returncode:
+            assert lines[-1] == f"acgd: {signals.SAID}" and len(lines) == 1
+        os.close(started), os.close(here)
+    assert seen.count(code) >= 5

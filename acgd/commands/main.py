@@ -11,10 +11,10 @@ from importlib import import_module
 from pathlib import Path
 
 from acgd import __version__
-from acgd.commands import terminal
+from acgd.commands import signals, terminal
 from acgd.config.words import quoted
 from acgd.errors import UserError, say
-from acgd.paths import command
+from acgd.paths import at_home, command
 
 COMMANDS = {  # name -> module with main(arguments) -> exit code
     "compare": "acgd.commands.compare",
@@ -28,13 +28,20 @@ PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff")
 
 
 def main() -> None:
+    signals.at_once()
     terminal.prepare()
     words = sys.argv[1:]
     if words[:1] in (["--version"], ["-V"]):
         print(f"acgd {__version__}")
         return
     if words and words[0] in COMMANDS:
-        sys.exit(import_module(COMMANDS[words[0]]).main(words[1:]))
+        command = import_module(COMMANDS[words[0]])
+        signals.in_order()
+        try:
+            sys.exit(command.main(words[1:]))
+        except KeyboardInterrupt:
+            say(signals.SAID)
+            sys.exit(signals.code())
     try:
         sys.argv[1:] = with_files(words)
     except UserError as error:
@@ -70,7 +77,7 @@ def complain_of(word: str) -> None:
     suffix = Path(word).suffix.lower()
     if suffix in PICTURES:
         raise UserError(f"{word} is a picture: {command()} prompt=image prompt.image={word}")
-    known = Path(word).expanduser().exists() or word.startswith("demo:") or set("*?[") & set(word)
+    known = at_home(word).exists() or word.startswith("demo:") or set("*?[") & set(word)
     if not known:
         raise UserError(
             f"{word}: neither a file nor a command ({', '.join(COMMANDS)}); settings are KEY=VALUE,"

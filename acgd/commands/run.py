@@ -7,7 +7,6 @@ Exit code: 0, 1 for any failure, 130 after Ctrl-C, 143 after SIGTERM.
 from __future__ import annotations
 
 import os
-import signal
 import sys
 import traceback
 from contextlib import suppress
@@ -25,6 +24,7 @@ from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
 from acgd import atomic_files
+from acgd.commands import signals
 from acgd.config import words
 from acgd.config.compose import config_dir_of, own_parts, refuse_no_part
 from acgd.config.explain import explain
@@ -41,18 +41,11 @@ class Sweep(Callback):
     page = True
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
+        signals.in_order()
         with suppress(OSError, OmegaConfBaseException):  # the sweeper comes upon it, and it is told
             Sweep.folder = Path(config.hydra.sweep.dir)
             Sweep.page = config.report
             Sweep.folder.mkdir(parents=True, exist_ok=True)  # optuna opens its file before any job
-
-
-class Terminated(KeyboardInterrupt):
-    """SIGTERM: a scheduler wants its machine back. It ends a job as Ctrl-C does."""
-
-
-def terminate(*_: Any) -> None:
-    raise Terminated
 
 
 def interruption(error: BaseException | None) -> KeyboardInterrupt | None:
@@ -71,7 +64,6 @@ def main() -> None:
     debug = "debug=true" in [argument.lower() for argument in sys.argv[1:]]
     debug = debug or os.environ.get("HYDRA_FULL_ERROR") == "1"
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra hands its errors on: they are told here
-    signal.signal(signal.SIGTERM, terminate)
     code = 0
     try:
         refuse_no_part(sys.argv[1:])
@@ -80,14 +72,16 @@ def main() -> None:
         start()
     except (Exception, KeyboardInterrupt) as error:
         code = 1
-        if stop := interruption(error):
-            say("interrupted; what was finished stays, the same command goes on from here")
-            code = 143 if isinstance(stop, Terminated) else 130
+        if signals.asked or interruption(error):  # libraries make other errors of it
+            say(signals.SAID)
+            code = signals.code() or 130
         elif debug:
             traceback.print_exc()
         else:
             say(explain(error))
-    sys.exit(max(code, end_sweep(code)))
+    code = max(code, end_sweep(code))
+    signals.at_once()
+    sys.exit(code)
 
 
 def quoted(argument: str) -> str:
@@ -130,6 +124,7 @@ def job(cfg: DictConfig) -> float | None:
     """
     from acgd.pipeline import runner
 
+    signals.in_order()
     hydra_config = HydraConfig.get()
     if hydra_config.mode != RunMode.MULTIRUN:
         try:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import io
 import os
 import sys
+import warnings
 
 
 class Patient(io.TextIOWrapper):
@@ -40,6 +41,7 @@ class Patient(io.TextIOWrapper):
 def prepare() -> None:
     """Make stdout and stderr patient; letters that they lack are written as escapes."""
     fill_descriptors()
+    warnings.filterwarnings("ignore", category=UserWarning, module="PIL")  # of pictures half right
     for name, number in (("stdout", 1), ("stderr", 2)):
         stream = getattr(sys, name)
         if stream is None:

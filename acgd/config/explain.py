@@ -31,6 +31,8 @@ def explain(error: BaseException) -> str:
             return f"{what}: Hydra cannot read this; give the value its own quotes: KEY='\"...\"'"
         line = re.sub(r"^\w+ raised while resolving interpolation: ", "", line)
         return plugin(line) or unknown(line) or line
+    if "Config group override must be a string" in line:  # Hydra's, of @=1
+        return "a group's part is chosen by its name: GROUP=NAME, as sampler=ddim"
     if isinstance(error, OSError):
         said = f"{error.filename}: {error.strerror}" if error.filename else line
         again = "; make room, then give the same command again: it goes on from here"

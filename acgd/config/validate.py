@@ -68,6 +68,8 @@ def leaves(node: dict, prefix: str = "") -> Iterator[tuple[str, Any]]:
 
 
 def check_value(key: str, value: Any) -> None:
+    if not is_unicode(value) and key != "prompt.path":  # whose files are looked at one by one
+        raise UserError(f"{key}={value!a}: holds letters that are no UTF-8")
     kind = keys.kind_of(key)
     if kind is not None:
         if not kind.fits(value):
@@ -80,6 +82,14 @@ def check_value(key: str, value: Any) -> None:
             f"{key}={shown(value)}: is a part with keys of its own; choose one with {group}="
             f"{value if value in options(group) else ', '.join(options(group)) or '...'}"
         )
+
+
+def is_unicode(value: Any) -> bool:
+    try:
+        str(value).encode("utf-8")
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def shown(value: Any) -> str:

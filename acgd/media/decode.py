@@ -9,10 +9,12 @@ from __future__ import annotations
 
 import importlib.util
 import io
+import os
 import shutil
 import subprocess
+import threading
 from collections.abc import Generator
-from contextlib import closing
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
@@ -30,6 +32,7 @@ MOST_SAMPLES = 2**29  # a window of all channels: 2 GiB as float32
 BLOCK = 1 << 16  # samples read at a time where a file cannot be sought in
 PATIENCE = 60  # seconds for ffmpeg
 GUESSED = ("aac", "mp3", "ac3", "eac3", "loas", "amr")  # formats without a length of their own
+ONE_AT_A_TIME = threading.RLock()  # while stderr is elsewhere
 
 
 @dataclass
@@ -75,10 +78,29 @@ def not_a_sound(path: Path) -> str | None:
 
 def read_here(path: Path, size: int, offset: float, duration: float) -> Window:
     """By libsndfile, piece by piece; LibsndfileError where it opens nothing."""
-    with open(path, "rb") as file:
+    with hushed(), open(path, "rb") as file:
         pieces, ratio, notes = mended(file, path, size)
         sounds = [soundfile.SoundFile(piece) for piece in pieces]
-    return join(sounds, path, ratio, notes, offset, duration)
+        return join(sounds, path, ratio, notes, offset, duration)
+
+
+@contextmanager
+def hushed() -> Generator[None]:
+    """Without what libmpg123 writes past Python to stderr, of frames that it leaves out."""
+    with ONE_AT_A_TIME:
+        try:
+            kept = os.dup(2)
+        except OSError:  # there is no stderr
+            yield
+            return
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, 2)
+        try:
+            yield
+        finally:
+            os.dup2(kept, 2)
+            os.close(kept)
+            os.close(nowhere)
 
 
 def mended(file: BinaryIO, path: Path, size: int) -> tuple[list, float, list[str]]:

@@ -83,7 +83,10 @@ class Record:
         write(self.folder / "losses.csv", text.getvalue())
 
     def json(self, name: str, content: object) -> None:
-        self.text(name, json.dumps(content, indent=1, ensure_ascii=False) + "\n")
+        text = json.dumps(content, indent=1, ensure_ascii=False)
+        if not text.isascii() and any("\ud800" <= letter <= "\udfff" for letter in text):
+            text = json.dumps(content, indent=1)  # a folder's name that is not UTF-8
+        self.text(name, text + "\n")
 
     def text(self, name: str, content: str) -> None:
         write(self.folder / name, content)
@@ -184,6 +187,8 @@ def as_yaml(cfg: dict) -> str:
 def state(folder: Path) -> dict:
     """What is in status.json: {} where there is none that can be read."""
     try:
+        if not (folder / "status.json").is_file():  # a link to a device would never end
+            return {}
         found = json.loads((folder / "status.json").read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return {}

@@ -138,6 +138,8 @@ def empty(folder: Path | None) -> Record:
 def parse(path: Path) -> dict:
     """A json file's object; {} where there is none that can be read."""
     try:
+        if not path.is_file():  # a link to a device would never end
+            return {}
         found = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return {}
