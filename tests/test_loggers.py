@@ -117,6 +117,9 @@ def test_an_offline_run_holds_config_losses_picture_and_metrics(tiny, sounds, tm
     assert pictures and "tone" in json.dumps(pictures)
     scores = json.loads((run.folder / "metrics.json").read_text())["picture"]["judge"]
     assert items[-1]["judge/similarity"] == scores["similarity"]
+    names = {key.partition(".")[0] for key in items[-1]}
+    assert {"picture", "sound"} <= names and "seed0" not in names
+    assert "audio-file" in json.dumps(items[-1])
     assert wandb_worker.mirrored(run.folder, "offline") and not wandb_worker.mirrored(
         run.folder, "online"
     )

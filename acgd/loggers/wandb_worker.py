@@ -23,6 +23,7 @@ from acgd.media import texts
 from acgd.runs.folder import CAPTIONS
 
 MARK = "wandb/mirrored.json"
+LARGEST_SOUND = 10 * 2**20  # bytes that are sent
 _unsent = ""  # why online runs are recorded offline from now on
 
 
@@ -119,15 +120,29 @@ def send(
                 known["preview"] = wandb.Image(str(folder / name), caption=about["said"][name])
             run.log(known, step=step)
         images = {
-            path.stem: wandb.Image(str(path), caption=about["caption"])
+            image_name(path): wandb.Image(str(path), caption=about["caption"])
             for path in about["pictures"]
         }
-        run.log({**images, **about["summary"]})
+        sound = sound_of(folder, config)
+        heard = {} if sound is None else {"sound": wandb.Audio(str(sound), caption=folder.name)}
+        run.log({**images, **heard, **about["summary"]})
         run.summary.update(about["summary"])
     finally:
         run.finish()
     mark = {"mode": mode, "project": project, "group": group, "id": run.id, "of": digest(folder)}
     write(folder / MARK, json.dumps(mark, indent=1) + "\n")
+
+
+def image_name(path: Path) -> str:
+    """A key that runs of all seeds share: seed3.png is the picture, seed3-twin.png the twin."""
+    return path.stem.partition("-")[2] or "picture"
+
+
+def sound_of(folder: Path, config: dict) -> Path | None:
+    """The sound as the page plays it, cut to what was heard, else the prompt's own file."""
+    path = (config.get("prompt") or {}).get("path")
+    places = [folder / "report" / "sound.mp3", Path(str(path))] if path else []
+    return next((p for p in places if p.is_file() and p.stat().st_size <= LARGEST_SOUND), None)
 
 
 def identity(signature: str) -> str:
