@@ -18,7 +18,7 @@ from acgd.errors import UserError
 if TYPE_CHECKING:
     from acgd.pipeline.face import Frame, Picture, Pictures, draw, steps
 
-__version__ = "0.2.0"
+__version__ = "0.3.0"
 __all__ = ["Frame", "Picture", "Pictures", "UserError", "draw", "steps"]
 
 

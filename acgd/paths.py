@@ -9,7 +9,6 @@ from acgd.errors import UserError, printable
 
 HERE = Path(__file__).resolve().parent
 WEIGHTS = HERE / "weights"
-NAMES = WEIGHTS / "names.txt"  # what the embedded model draws beside the concepts
 CONCEPTS = WEIGHTS / "concepts.csv"  # what the embedded models know, each with its names and emoji
 DEMO = HERE / "demo"  # sounds that come with the package
 IN_REPOSITORY = (HERE.parent / "pyproject.toml").is_file() and (HERE.parent / "conf").is_dir()

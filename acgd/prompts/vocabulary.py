@@ -1,7 +1,7 @@
 """What the embedded models have pictures of, and whether a text is about any of it.
 
-They know the concepts of weights/concepts.csv, each by several names, and the names of
-weights/names.txt. Of a text without any of these words they draw whatever is nearest to them.
+They know the concepts of weights/concepts.csv, each by several names. Of a text without any of
+these words they draw whatever is nearest to them.
 """
 
 from __future__ import annotations
@@ -10,16 +10,16 @@ import csv
 import re
 from functools import cache
 
-from acgd.paths import CONCEPTS, NAMES
+from acgd.paths import CONCEPTS
 from acgd.types import Encoder
 
 
 @cache
 def known() -> tuple[str, ...]:
-    """Every name, concepts first."""
+    """Every name of every concept."""
     with open(CONCEPTS, encoding="utf-8", newline="") as file:
-        concepts = [name for row in csv.DictReader(file) for name in row["prompts"].split("|")]
-    return tuple(dict.fromkeys([*concepts, *NAMES.read_text(encoding="utf-8").split("\n")[:-1]]))
+        names = [name for row in csv.DictReader(file) for name in row["prompts"].split("|")]
+    return tuple(dict.fromkeys(names))
 
 
 @cache

@@ -28,7 +28,6 @@ from acgd.diffusion.process import Diffusion
 from acgd.diffusion.samplers.ddim import DDIM
 from acgd.models.autoencoder import Autoencoder
 from acgd.models.unet import UNet
-from acgd.paths import NAMES
 from acgd.training import loop
 from acgd.training.autoencoder import ARCHITECTURES, FASTER
 from acgd.training.data.pictures import code, read_concepts
@@ -57,6 +56,7 @@ FILL_IN = {  # how readily a group's pictures fill in beside those of the concep
     "Smileys & Emotion": 0.3,
     "People & Body": 0.1,
 }
+NAMES = Path(__file__).parent / "data" / "names.txt"  # what is drawn beside the concepts
 NO_CONDITION, NO_STYLE = 0.15, 0.1  # shares of the samples
 KINDS = {"text": 0.6, "mixed": 0.2, "image": 0.2}  # what conditions are made of
 JITTER = 0.15  # length of the random step added to a unit-norm condition
@@ -193,7 +193,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--latents", type=Path, required=True, help="folder of training.latents")
     parser.add_argument("--styles", default="noto,twemoji,fluent3d,fluentflat")
     parser.add_argument("--share", type=float, default=0.5, help="of the concepts' own pictures")
-    parser.add_argument("--names", type=float, default=0.44, help="share of weights/names.txt's")
+    parser.add_argument("--names", type=float, default=0.44, help="share of data/names.txt's")
     parser.add_argument("--init", type=Path, help="weights to start from where no state is")
     parser.add_argument("--ema", type=float, default=0.998)
     args = parser.parse_args(argv)
