@@ -17,7 +17,7 @@ from acgd.runs.run import expand
 
 HERE = Path(__file__).resolve().parent / "pictures"
 SEEDS = (0, 1, 2)
-SOUNDS = ("dog", "ship_horn", "songbird", "airplane", "cash_register", "bell")
+SOUNDS = ("songbird", "dog", "horse", "guitar", "wind", "singing")
 WORDS = ("cat", "rain", "rocket", "piano", "owl", "fire crackling")
 SIDE, GAP, LINE = 128, 6, 20  # pixels
 

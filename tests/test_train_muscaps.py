@@ -17,7 +17,7 @@ from acgd.training import muscaps as training
 
 SAID = {
     "dog": "A dog barks, loudly!",
-    "bell": "A heavy bell is ringing in a tower.",
+    "pig": "A heavy pig is grunting in a barn.",
     "guitar": "Someone strums a guitar.",
 }
 SMALL = ["--word-dim", 16, "--hidden", 128, "--attention", 16, "--lr", 4e-3, "--batch", 8]
@@ -141,7 +141,7 @@ def test_a_wrong_folder_is_told_in_a_line(clotho, tmp_path):
     place = tmp_path / "development"
     place.mkdir()
     shutil.copy(items(clotho)[0].path, place)
-    with pytest.raises(UserError, match=r"2 of 3 files are missing, such as bell\.wav"):
+    with pytest.raises(UserError, match=r"2 of 3 files are missing, such as pig\.wav"):
         training.read_split(tmp_path, "development")
     table.write_text("file_name,caption\nx.wav,y\n")
     with pytest.raises(UserError, match="no column caption_1"):
