@@ -54,7 +54,7 @@ from acgd.runs.run import resolve
 SWEEP = "-m experiment=smoke prompt=text prompt.text=dog sampler=ddpm,plms,dpmpp"
 SWEEP += " sampler.steps=4 guidance.clip=300,1000 seed=0,1 batch_size=3 twin=true enlarge_to=0"
 SWEEP += " preview_every=2 snapshot_every=1 report=false device=cpu"
-SOUNDS = "-m experiment=smoke prompt.path=demo:dog,demo:train sampler=ddim,plms sampler.steps=4"
+SOUNDS = "-m experiment=smoke prompt.path=demo:dog,demo:horse sampler=ddim,plms sampler.steps=4"
 SOUNDS += (
     " seed=0,1 batch_size=2 describer=keywords captioner=clipcap_tiny logger=wandb report=true"
 )

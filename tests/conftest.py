@@ -79,6 +79,11 @@ def tiny(weights) -> list[str]:
     """Overrides that put the random models in place of the embedded ones, in four steps."""
     return [
         f"model.checkpoint={weights / 'unet.safetensors'}",
+        "model.autoencoder=null",  # in pixels
+        "model.predicts=x0",
+        "model.clip_denoised=true",
+        "model.styles=null",
+        "model.clean_styles=[]",
         f"encoder.checkpoint={weights / 'encoder.safetensors'}",
         f"judge.checkpoint={weights / 'judge.safetensors'}",
         "sampler.steps=4",

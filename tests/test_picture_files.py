@@ -185,7 +185,7 @@ def test_yaml_that_names_itself_again_and_again(tmp_path):
         f"{b}: &{b} [*{a}, *{a}]" for a, b in pairwise("abcdefghijklmnopqrstuvw")
     ]
     (tmp_path / "r.yaml").write_text("\n".join(lines))
-    assert "a picture, or a list of them" in message(references.check, str(tmp_path / "r.yaml"))
+    assert "holds an alias (*)" in message(references.check, str(tmp_path / "r.yaml"))
 
 
 def test_a_concept_is_the_label_that_says_the_same():

@@ -97,7 +97,8 @@ def test_the_table_has_every_key_of_the_configs():
     known = [*map(keys.plain_key, places_known())]
     leaves = {key for key in known if not key.endswith("_target_")} - keys.NODES
     unknown = {key for key in leaves if keys.kind_of(key) is None}
-    assert not {key for key in unknown if not key.startswith("guidance.losses")}
+    free = ("guidance.losses", "model.styles.")  # named by who wrote them
+    assert not {key for key in unknown if not key.startswith(free)}
     assert len(leaves) > 100
 
 

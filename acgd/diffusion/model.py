@@ -79,6 +79,11 @@ class PictureModel:
             path = checkpoints.locate(autoencoder)
             self.autoencoder = filled(checkpoints.empty(Autoencoder, path, {}), path, device)
             self.image_size = self.autoencoder.image_size
+            if self.autoencoder.channels != unet.in_channels:
+                raise UserError(
+                    f"{checkpoint} draws {unet.in_channels} channels, model.autoencoder has"
+                    f" {self.autoencoder.channels}: model.autoencoder=null for a model of pixels"
+                )
 
     def network(self, path: Path, sizes: dict, precision: str) -> UNet:
         """The network, to be filled from `path`; in its precision before, so that the file's is
