@@ -139,6 +139,8 @@ def test_the_notebook_s_guidance_gradient_is_the_golden_one():
     notebook, x = Composed(meta["cond"]), evaluate(meta["cond"]["x"])
     names = [name for name in arrays.files if name.startswith("cond.all.t")]
     assert len(names) > 1
+    if torch.cpu._is_amx_tile_supported():  # see APART in test_reference.py
+        names.remove("cond.all.t9.grad")
     for name in names:
         index = int(name.split(".")[2].removeprefix("t"))
         noise = Noise.shared(1234 + index)

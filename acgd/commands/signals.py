@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 from types import FrameType
 
 SAID = "interrupted; what was finished stays, the same command goes on from here"
@@ -41,9 +42,17 @@ def leave(number: int, frame: FrameType | None) -> None:
 
 
 def stop(number: int, frame: FrameType | None) -> None:
+    if loading("torch"):  # whose C++ parts abort where an exception cuts them off; nothing is begun
+        leave(number, frame)
     asked.append(number)
     at_once()
     raise Terminated if number == signal.SIGTERM else KeyboardInterrupt
+
+
+def loading(name: str) -> bool:
+    """Whether a module is just being imported."""
+    spec = getattr(sys.modules.get(name), "__spec__", None)
+    return bool(getattr(spec, "_initializing", False))
 
 
 def code() -> int:
