@@ -166,6 +166,12 @@ def test_an_unknown_style_names_the_known_ones(render):
         render("+model.style=crayon")
 
 
+@pytest.mark.parametrize("clean", ["[flat,square]", "[]"])
+def test_clean_styles_are_some_of_the_styles(render, clean):
+    with pytest.raises(UserError, match=r"model\.clean_styles=.*: some of flat, round, any"):
+        render(f"++model.clean_styles={clean}")
+
+
 def test_latents_are_of_unit_variance_whatever_the_scale(files):
     path = str(files / "autoencoder.safetensors")
     scaled = PictureModel(str(files / "unet.safetensors"), autoencoder=path, scale=0.5, shift=0.1)
