@@ -62,7 +62,7 @@ class PictureModel:
             known = ", ".join(self.styles) or "none, this model has no styles"
             raise UserError(f"model.style={style}: choose from {known}")
         strange = [name for name in clean_styles if name not in self.styles]
-        if strange or (self.styles and not clean_styles):
+        if strange or (self.styles and style is None and not clean_styles):
             known = ", ".join(self.styles) or "none"
             raise UserError(f"model.clean_styles={list(clean_styles)}: some of {known}")
         path = checkpoints.locate(checkpoint)
