@@ -190,10 +190,11 @@ def builds_with_weights_or_says_where_they_go(group, name, node, weights):
     from acgd.models.unet import UNet
 
     if name == "tiny":
-        kind = {"model": "unet"}.get(group, group)
-        built = build({**node, "checkpoint": str(weights / f"{kind}.safetensors")})
-        if group != "model":
-            fulfils(built, acgd.types.Encoder)
+        if group == "model":
+            assert build(node).decode is not None  # the embedded networks, which fit each other
+        else:
+            small = {"checkpoint": str(weights / f"{group}.safetensors")}
+            fulfils(build(node | small), acgd.types.Encoder)
         return
     if name == "openclip":  # fetches its weights itself
         return

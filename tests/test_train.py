@@ -87,7 +87,7 @@ def latents(data, tmp_path_factory):
     )
     torch.manual_seed(0)
     model = {"model": Autoencoder(**AUTOENCODER).state_dict()}
-    torch.save({"modules": model}, folder / "autoencoder.pt")
+    torch.save({"modules": model, "size": 128}, folder / "autoencoder.pt")
     return folder
 
 

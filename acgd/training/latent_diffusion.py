@@ -162,9 +162,10 @@ class Training:
 
 def read_autoencoder(path: Path) -> Autoencoder:
     """The autoencoder that training.latents settled."""
-    model = Autoencoder(**ARCHITECTURES[128]).eval().requires_grad_(False).to(**FASTER)
-    model.load_state_dict(torch.load(path, weights_only=True)["modules"]["model"])
-    return model
+    state = torch.load(path, weights_only=True)
+    model = Autoencoder(**ARCHITECTURES[state["size"]]).eval().requires_grad_(False)
+    model.load_state_dict(state["modules"]["model"])
+    return model.to(**FASTER)
 
 
 @torch.no_grad()

@@ -2,9 +2,11 @@
 
     python -m acgd.training.latents --data data --autoencoder runs/ae128/state.pt --out runs/latents
 
-Writes latents.npz (latents of all pictures and of their mirror images, float16; their style,
+The autoencoder is a training's state.pt, or a .safetensors file such as the shipped one, for a
+diffusion model that goes on from shipped weights. Writes latents.npz (latents of all pictures and of their mirror images, float16; their style,
 concept, group and emoji; the texts' and pictures' embeddings by the embedded encoder with the rows
-that fit each picture) and autoencoder.pt, whose norm's statistics are those of all pictures.
+that fit each picture) and autoencoder.pt; after a training, the statistics of its norm are those of
+all pictures.
 """
 
 from __future__ import annotations
@@ -17,6 +19,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from acgd.checkpoints.load import empty
+from acgd.diffusion.model import filled
 from acgd.encoders.audioclip import AudioCLIPEncoder
 from acgd.media.preprocess import resized
 from acgd.models.autoencoder import Autoencoder
@@ -25,6 +29,18 @@ from acgd.training.data.pairs import TEMPLATES, concept_prompts
 from acgd.training.state import save
 
 CHUNK = 128
+
+
+def trained(path: Path, size: int) -> Autoencoder:
+    """The autoencoder in a training's state.pt."""
+    model = Autoencoder(**ARCHITECTURES[size]).to(**FASTER)
+    model.load_state_dict(torch.load(path, weights_only=True)["modules"]["model"])
+    return model
+
+
+def exported(path: Path) -> Autoencoder:
+    """The autoencoder that training.export wrote."""
+    return filled(empty(Autoencoder, path, {}), path, "cpu")
 
 
 def pixels(data: np.ndarray, size: int) -> Tensor:
@@ -88,10 +104,13 @@ def main(argv: list[str] | None = None) -> None:
     torch.set_num_threads(args.threads)
     args.out.mkdir(parents=True, exist_ok=True)
     data = dict(np.load(args.data / "pictures_256.npz"))
-    model = Autoencoder(**ARCHITECTURES[args.size]).to(**FASTER)
-    model.load_state_dict(torch.load(args.autoencoder, weights_only=True)["modules"]["model"])
-    settle(model, data["pixels"][data["concept"] != ""])
-    save(args.out / "autoencoder.pt", {"modules": {"model": model.state_dict()}})
+    if args.autoencoder.suffix == ".safetensors":
+        model = exported(args.autoencoder)
+    else:
+        model = trained(args.autoencoder, args.size)
+        settle(model, data["pixels"][data["concept"] != ""])
+    state = {"modules": {"model": model.state_dict()}, "size": model.image_size}
+    save(args.out / "autoencoder.pt", state)
     kept = {key: data[key] for key in ("style", "concept", "group", "emoji", "name", "holdout")}
     z = encode(model, data["pixels"])
     print("latents", z.shape, "mean", z.mean(), "std", z.astype(np.float32).std((0, 1, 3, 4)))
