@@ -3,10 +3,10 @@
     python -m acgd.training.latents --data data --autoencoder runs/ae128/state.pt --out runs/latents
 
 The autoencoder is a training's state.pt, or a .safetensors file such as the shipped one, for a
-diffusion model that goes on from shipped weights. Writes latents.npz (latents of all pictures and of their mirror images, float16; their style,
-concept, group and emoji; the texts' and pictures' embeddings by the embedded encoder with the rows
-that fit each picture) and autoencoder.pt; after a training, the statistics of its norm are those of
-all pictures.
+diffusion model that goes on from shipped weights. Writes latents.npz (latents of all pictures and
+of their mirror images, float16; their style, concept, group and emoji; the texts' and pictures'
+embeddings by the embedded encoder with the rows that fit each picture) and autoencoder.pt; after a
+training, the statistics of its norm are those of all pictures.
 """
 
 from __future__ import annotations
