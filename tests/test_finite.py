@@ -1,4 +1,4 @@
-"""Numbers that are none end one sample with a line, never a picture, and never its company."""
+"""Numbers that are none end one sample with a line, never a picture, and never its batch."""
 
 from __future__ import annotations
 

@@ -121,7 +121,7 @@ def test_jobs_that_differ_in_weights_share_a_batch_and_come_out_as_alone(
         ["guidance.clip=300", "seed=[0,1]"],
         ["guidance.clip=6000", "guidance.cfg_scale=3", "seed=[0,1]"],
         ["guidance.clip=6000", "guidance.range=20", "heard=0.5", f"prompt.path={sounds}/hiss.wav"],
-        ["guidance.clip=6000", "guidance.tv=9"],  # another loss: not in their company
+        ["guidance.clip=6000", "guidance.tv=9"],  # another loss: not in their batch
     ]
     pooled = together(*settings)
     assert [len(batch) for batch in together.batches] == [5, 1]

@@ -9,7 +9,15 @@ from safetensors.torch import load_file
 
 from acgd.errors import UserError
 from acgd.models.autoencoder import Autoencoder
-from acgd.training import autoencoder, encoder, export, latent_diffusion, loop
+from acgd.training import (
+    autoencoder,
+    clipcap_tiny,
+    encoder,
+    export,
+    latent_diffusion,
+    loop,
+    muscaps_tiny,
+)
 from acgd.training.data.pairs import Pairs, concept_prompts, views
 from acgd.training.data.sound_views import SAMPLE_RATE, Sounds, disturb, resampled, window
 from acgd.training.encoder import contrast
@@ -209,6 +217,56 @@ def test_a_training_is_watched_offline_in_wandb(diffusion, latents, tmp_path, mo
     given = [f"--latents={latents}", f"--out={out}", "--steps=2", "--batch=4", "--wandb=acgd"]
     latent_diffusion.main(given)
     assert list(out.glob("wandb/offline-run-*/*.wandb"))
+
+
+@pytest.fixture
+def describer(tmp_path, monkeypatch):
+    """Trains a small MusCaps on six windows of the ears' features."""
+    small = {**muscaps_tiny.ARCHITECTURE, "attention_dim": 16}
+    monkeypatch.setattr(muscaps_tiny, "ARCHITECTURE", small)
+    rng, features = np.random.default_rng(0), tmp_path / "features.npz"
+    heard = rng.normal(size=(6, 5, 256)).astype(np.float16)
+    np.savez(features, features=heard, label=np.arange(6), bursts=np.arange(6) % 4)
+
+    def train(out):
+        given = [f"--features={features}", f"--out={out}", f"--weights={out}.safetensors"]
+        muscaps_tiny.main(["train", *given, "--steps=5", "--batch=4", "--every=0"])
+
+    return muscaps_tiny.Training, train
+
+
+@pytest.fixture
+def captioner(data, monkeypatch):
+    """Trains a small ClipCap on what the embedded judge sees in twelve pictures."""
+    monkeypatch.setitem(clipcap_tiny.ARCHITECTURE, "n_layer", 1)
+    judge = export.WEIGHTS / "tiny_judge.safetensors"
+
+    def train(out):
+        given = [f"--data={data}", f"--judge={judge}", f"--out={out}", "--views=2"]
+        given += ["--steps=5", "--batch=4", "--every=0"]
+        clipcap_tiny.main(["train", *given])
+
+    return clipcap_tiny.Training, train
+
+
+@pytest.mark.parametrize("which", ["describer", "captioner"])
+def test_an_interrupted_training_learns_on_exactly(which, request, tmp_path, monkeypatch):
+    kind, train = request.getfixturevalue(which)
+    train(tmp_path / "whole")
+    step = kind.advance
+
+    def interrupted(self):
+        if self.step == 3:
+            raise KeyboardInterrupt
+        return step(self)
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(kind, "advance", interrupted)
+        train(tmp_path / "parts")
+    read = lambda name: torch.load(tmp_path / name / "state.pt", weights_only=True)  # noqa: E731
+    assert read("parts")["step"] == 3
+    train(tmp_path / "parts")
+    assert_same(read("whole"), read("parts"))
 
 
 def test_pairs_never_draw_what_is_held_out(data):

@@ -78,10 +78,10 @@ def download(row: Published, place: Path, mirrors: list[str], patience: Patience
             except OSError as error:
                 why = error.strerror or error
                 raise UserError(f"{place}: {why}; what has come stays") from None
-    told = f"{row.name} could not be fetched ({'; '.join(faults) or 'it has no mirror'})"
+    message = f"{row.name} could not be fetched ({'; '.join(faults) or 'it has no mirror'})"
     if row.by_hand:
-        raise UserError(f"{told}; {by_hand(row, place)}")
-    raise UserError(f"{told}; fetch it elsewhere, save it as {place}, or name a --mirror")
+        raise UserError(f"{message}; {by_hand(row, place)}")
+    raise UserError(f"{message}; fetch it elsewhere, save it as {place}, or name a --mirror")
 
 
 @contextmanager

@@ -81,5 +81,5 @@ def types_allowed() -> tuple:
 
 def refused(error: BaseException) -> str | None:
     """The type that a file was refused for; None for another kind of error."""
-    found = REFUSED.search(str(error)) if "nsupported" in str(error) else None
-    return found[1] if found else None
+    match = REFUSED.search(str(error)) if "nsupported" in str(error) else None
+    return match[1] if match else None

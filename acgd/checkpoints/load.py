@@ -90,8 +90,8 @@ def why(path: Path, error: BaseException) -> str:
             f"beside weights it holds {strange}, which is not read because it could run code; "
             "save the weights alone where it comes from: torch.save(model.state_dict(), ...)"
         )
-    told = first_words(Exception(str(error).rpartition("WeightsUnpickler error: ")[2]))
-    return f"truncated, or no weights file that can be read safely ({told}); fetch it again"
+    message = first_words(Exception(str(error).rpartition("WeightsUnpickler error: ")[2]))
+    return f"truncated, or no weights file that can be read safely ({message}); fetch it again"
 
 
 def read_pickle(path: Path) -> Any:
@@ -154,8 +154,8 @@ def empty(make: Callable[..., M], path: str | Path, given: dict) -> M:
     UserError says when that is another kind of model's.
     """
     carried = read_config(path)
-    known = inspect.signature(make).parameters
-    if strange := [key for key in carried if key not in known]:
+    accepted = inspect.signature(make).parameters
+    if strange := [key for key in carried if key not in accepted]:
         raise UserError(
             f"{path}: these are another model's weights: {make.__name__} has no {listed(strange)}"
         )
@@ -181,15 +181,15 @@ def load_into(
     what was converted is held once. A module made by `empty` and brought to its dtypes before
     (a half-precision torso, say) never holds the file's.
     """
-    own = module.state_dict()
+    expected = module.state_dict()
     kept = lambda key: not any(fnmatchcase(key, pattern) for pattern in ignore)  # noqa: E731
     faults = {
-        "missing": [k for k in own if k not in state and kept(k)],
-        "unexpected": [k for k in state if k not in own and kept(k)],
+        "missing": [k for k in expected if k not in state and kept(k)],
+        "unexpected": [k for k in state if k not in expected and kept(k)],
         "of another shape": [
-            f"{k} {tuple(state[k].shape)} for {tuple(own[k].shape)}"
-            for k in own
-            if k in state and state[k].shape != own[k].shape
+            f"{k} {tuple(state[k].shape)} for {tuple(expected[k].shape)}"
+            for k in expected
+            if k in state and state[k].shape != expected[k].shape
         ],
     }
     if any(faults.values()):
@@ -200,9 +200,11 @@ def load_into(
             + (f"; the file looks like {guess}" if guess else "")
         )
     take = state.pop if release else state.__getitem__
-    fitting = {k: take(k).to(device=device, dtype=own[k].dtype) for k in own if k in state}
+    fitting = {
+        k: take(k).to(device=device, dtype=expected[k].dtype) for k in expected if k in state
+    }
     check_finite(fitting, module, source)
-    assign = assign or device is not None or any(t.is_meta for t in own.values())
+    assign = assign or device is not None or any(t.is_meta for t in expected.values())
     module.load_state_dict(fitting, strict=False, assign=assign)
     return module
 
@@ -216,8 +218,8 @@ def check_finite(state: dict[str, Tensor], module: nn.Module, source: str | Path
     names = [k for k, v in state.items() if v.is_floating_point() and v.numel() and not v.is_meta]
     if not names:
         return
-    found = torch.stack([end.float() for k in names for end in torch.aminmax(state[k])])
-    ends = dict(zip(names, found.cpu().unflatten(0, (-1, 2)), strict=True))
+    extremes = torch.stack([end.float() for k in names for end in torch.aminmax(state[k])])
+    ends = dict(zip(names, extremes.cpu().unflatten(0, (-1, 2)), strict=True))
     parameters = {name for name, _ in module.named_parameters(remove_duplicate=False)}
     wrong = [k for k, v in ends.items() if v.isnan().any() or (k in parameters and v.isinf().any())]
     if wrong:

@@ -67,15 +67,15 @@ def named(name: str) -> list[Published]:
 def named_in(node: Any, key: str = "") -> list[Published]:
     """The published files that a config's values name, at any depth, each once."""
     if isinstance(node, dict):
-        found = [row for k, value in node.items() for row in named_in(value, str(k))]
+        rows = [row for k, value in node.items() for row in named_in(value, str(k))]
     elif isinstance(node, list):
-        found = [row for value in node for row in named_in(value, key)]
+        rows = [row for value in node for row in named_in(value, key)]
     elif isinstance(node, str) and node and key != "text":
         clip = key == "image_from" and not Path(node).suffix  # rn50
-        found = named(f"{node.upper()}.pt" if clip else node)
+        rows = named(f"{node.upper()}.pt" if clip else node)
     else:
-        found = []
-    return list(dict.fromkeys(found))
+        rows = []
+    return list(dict.fromkeys(rows))
 
 
 def missing(source: str, place: Path) -> UserError:

@@ -64,9 +64,9 @@ def state_dict(path: str | Path) -> dict[str, Tensor]:
         root = next(n for n in archive.namelist() if n.endswith("/data.pkl")).rpartition("/")[0]
         model = Reader(archive, root, path).load()
         names = tensor_names(archive, f"{root}/code/")
-    found: dict[str, Tensor] = {}
-    collect(model, "", names, found)
-    return found
+    tensors: dict[str, Tensor] = {}
+    collect(model, "", names, tensors)
+    return tensors
 
 
 class Reader(pickle.Unpickler):
@@ -83,10 +83,10 @@ class Reader(pickle.Unpickler):
             return type(name, (Record,), {"kind": f"{module}.{name}"})
         if module == "torch" and name in DTYPES:
             return DTYPES[name]
-        known = KNOWN.get((module, name))
-        if known is None:
+        harmless = KNOWN.get((module, name))
+        if harmless is None:
             raise pickle.UnpicklingError(f"it asks for {module}.{name}, which holds no weights")
-        return known
+        return harmless
 
     def persistent_load(self, pid: tuple) -> tuple[torch.UntypedStorage, torch.dtype]:
         """The bytes of ("storage", dtype, record, device, count) as a view of the file."""
@@ -155,10 +155,12 @@ def tensor_names(archive: zipfile.ZipFile, code: str) -> dict[str, set[str]]:
     return names
 
 
-def collect(module: Any, prefix: str, names: dict[str, set[str]], found: dict[str, Tensor]) -> None:
+def collect(
+    module: Any, prefix: str, names: dict[str, set[str]], tensors: dict[str, Tensor]
+) -> None:
     """Put the tensors below `module` into `found` under their dotted names."""
     for name, value in vars(module).items():
         if isinstance(value, Record):
-            collect(value, f"{prefix}{name}.", names, found)
+            collect(value, f"{prefix}{name}.", names, tensors)
         elif isinstance(value, Tensor) and name in names.get(module.kind, (name,)):
-            found[prefix + name] = value
+            tensors[prefix + name] = value

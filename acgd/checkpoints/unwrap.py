@@ -31,28 +31,28 @@ def unwrap(content: Any, path: Path, key: str | None = None) -> dict[str, Tensor
     """
     state = chosen(content, path, key) if key else by_custom(content, path)
     if not state or not all(isinstance(value, Tensor) for value in state.values()):
-        told = (
+        message = (
             f"; choose with checkpoint_key={'|'.join(groups(content))}" if groups(content) else ""
         )
-        raise UserError(f"{path}: holds no plain state dict (tensors by name){told}")
+        raise UserError(f"{path}: holds no plain state dict (tensors by name){message}")
     return without_prefixes(state)
 
 
 def by_custom(content: Any, path: Path) -> Any:
-    found = groups(content)
-    plain = [name for name in PLAIN if name in found]
-    averaged = [name for name in AVERAGED if name in found]
+    by_name = groups(content)
+    plain = [name for name in PLAIN if name in by_name]
+    averaged = [name for name in AVERAGED if name in by_name]
     if plain and averaged:
         mention(path, plain[0], averaged[0])
-    return next((found[name] for name in (*plain, *averaged)), content)
+    return next((by_name[name] for name in (*plain, *averaged)), content)
 
 
 def groups(content: Any) -> dict[str, dict]:
     """The state dicts in a trainer's file by their keys, whatever these are called."""
     if not isinstance(content, dict):
         return {}
-    found = {str(name): within(value) for name, value in content.items()}
-    return {name: state for name, state in found.items() if state}
+    by_name = {str(name): within(value) for name, value in content.items()}
+    return {name: state for name, state in by_name.items() if state}
 
 
 def within(value: Any) -> dict[str, Tensor] | None:
@@ -69,18 +69,18 @@ def within(value: Any) -> dict[str, Tensor] | None:
 
 
 def chosen(content: Any, path: Path, key: str) -> dict[str, Tensor]:
-    found = groups(content)
-    if key in found:
-        return found[key]
+    by_name = groups(content)
+    if key in by_name:
+        return by_name[key]
     state = by_custom(content, path)
     prefix = key.rstrip(".") + "."
-    own = {k: v for k, v in state.items() if str(k).startswith(prefix)} if state else {}
-    if not own:
-        known = ", ".join(found) or "none, it is a plain state dict"
+    prefixed = {k: v for k, v in state.items() if str(k).startswith(prefix)} if state else {}
+    if not prefixed:
+        choices = ", ".join(by_name) or "none, it is a plain state dict"
         raise UserError(
-            f"{path}: checkpoint_key={key} is not in it; keys that hold weights: {known}"
+            f"{path}: checkpoint_key={key} is not in it; keys that hold weights: {choices}"
         )
-    return {name.removeprefix(prefix): value for name, value in own.items()}
+    return {name.removeprefix(prefix): value for name, value in prefixed.items()}
 
 
 def without_prefixes(state: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -40,10 +40,10 @@ def recorded(cache: Path) -> dict[str, dict]:
     A damaged file counts as none: what is here is recorded anew.
     """
     try:
-        found = json.loads((cache / "recorded.json").read_text(encoding="utf-8"))
+        hashes = json.loads((cache / "recorded.json").read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return {}
-    rows = found.items() if isinstance(found, dict) else ()
+    rows = hashes.items() if isinstance(hashes, dict) else ()
     return {name: row for name, row in rows if isinstance(row, dict)}
 
 

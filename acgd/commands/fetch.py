@@ -72,13 +72,13 @@ def run(options: argparse.Namespace) -> int:
     if not options.what:
         show(list(registry.table().values()), cache_dir())
         return 0
-    rows, own = chosen(options.what)
-    for path in own:
+    rows, files = chosen(options.what)
+    for path in files:
         if Path(path).suffix or Path(path).is_file():
             print(f"{path}: a file of your own, {'here' if Path(path).is_file() else 'NOT here'}")
         else:
             print(f"{path}: a name on the Hugging Face hub, which transformers fetches")
-    if not rows and not own:
+    if not rows and not files:
         print("nothing to fetch: all weights that this names are embedded")
     if rows:
         show(rows, cache_dir())
@@ -88,7 +88,7 @@ def run(options: argparse.Namespace) -> int:
     for failure in failures:
         say(failure)
     if options.convert and not failures:
-        for source in [row.name for row in rows] + own:
+        for source in [row.name for row in rows] + files:
             convert(source)
     return 1 if failures else 0
 
@@ -97,17 +97,17 @@ def chosen(what: list[str]) -> tuple[list[Published], list[str]]:
     """The table's files that names and overrides ask for, and the other files that they name."""
     names = [one for one in what if "=" not in one or Path(one).is_file()]
     overrides = [one for one in what if one not in names]
-    rows, own = [], []
+    rows, files = [], []
     for name in names:
-        if not (found := registry.named(name)) and not Path(name).expanduser().is_file():
+        if not (published := registry.named(name)) and not Path(name).expanduser().is_file():
             raise UserError(f"{name}: no published file; {registry.command()} lists them")
-        rows += found
-        own += [] if found else [name]
+        rows += published
+        files += [] if published else [name]
     if overrides:
         config = compose(overrides)
         rows += registry.named_in(config)
-        own += [one for one in checkpoints_in(config) if not registry.named(one)]
-    return list(dict.fromkeys(rows)), list(dict.fromkeys(own))
+        files += [one for one in checkpoints_in(config) if not registry.named(one)]
+    return list(dict.fromkeys(rows)), list(dict.fromkeys(files))
 
 
 def compose(overrides: list[str]) -> Any:
@@ -126,8 +126,12 @@ def checkpoints_in(node: Any) -> list[str]:
         return [one for value in node for one in checkpoints_in(value)]
     if not isinstance(node, dict):
         return []
-    own = node.get("checkpoint")
-    here = [own] if isinstance(own, str) and not own.startswith("embedded:") else []
+    checkpoint = node.get("checkpoint")
+    here = (
+        [checkpoint]
+        if isinstance(checkpoint, str) and not checkpoint.startswith("embedded:")
+        else []
+    )
     return here + [one for value in node.values() for one in checkpoints_in(value)]
 
 
@@ -137,8 +141,8 @@ def show(rows: list[Published], cache: Path) -> None:
 
     for row in rows:
         size = ("" if row.size else "~") + gigabytes(row.about) if row.about else "?"
-        known = "" if row.sha256 else ", hash not known"
-        print(f"{row.name:45} {size:>8}  {state(row, cache):16} {row.licence}{known}")
+        note = "" if row.sha256 else ", hash not known"
+        print(f"{row.name:45} {size:>8}  {state(row, cache):16} {row.licence}{note}")
         print(f"    {row.purpose}")
     total = sum(row.about for row in rows)
     print(

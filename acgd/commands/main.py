@@ -77,8 +77,8 @@ def complain_of(word: str) -> None:
     suffix = Path(word).suffix.lower()
     if suffix in PICTURES:
         raise UserError(f"{word} is a picture: {command()} prompt=image prompt.image={word}")
-    known = at_home(word).exists() or word.startswith("demo:") or set("*?[") & set(word)
-    if not known:
+    is_input = at_home(word).exists() or word.startswith("demo:") or set("*?[") & set(word)
+    if not is_input:
         raise UserError(
             f"{word}: neither a file nor a command ({', '.join(COMMANDS)}); settings are KEY=VALUE,"
             f" see {command()} --help"

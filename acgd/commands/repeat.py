@@ -74,7 +74,7 @@ def repeat(run: Path, out: Path, trust: Sequence[str] = ()) -> int:
     if status(run) != "ok":
         raise UserError(f"{run}: no finished run, there is nothing to compare with")
     then = read(run)
-    batch = company(run, then)
+    batch = batch_of(run, then)
     gone = [path for path in batch if not (path / "config.yaml").is_file()]
     if gone:
         say(f"made without {len(gone)} of its batch, which are gone: last bits may differ")
@@ -94,7 +94,7 @@ def repeat(run: Path, out: Path, trust: Sequence[str] = ()) -> int:
     return 1 if differ else 0
 
 
-def company(run: Path, then: dict) -> list[Path]:
+def batch_of(run: Path, then: dict) -> list[Path]:
     """The folders of the runs that were sampled with this one, itself among them."""
     names = then.get("batch")
     if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
@@ -153,9 +153,9 @@ def config(folder: Path, trust: Sequence[str] = ()) -> dict:
         foreign.check(cfg | {"logger": None}, trust, how="--trust {}")
     except UserError as error:
         raise UserError(f"{path}: {error}") from None
-    own = {"force": True, "report": False, "debug": False, "trust": list(trust)}
-    own |= {"logger": {"_target_": "acgd.loggers.none.NoLogger"}}
-    return {"snapshot_every": 0, "fail_fast": False} | cfg | own
+    changes = {"force": True, "report": False, "debug": False, "trust": list(trust)}
+    changes |= {"logger": {"_target_": "acgd.loggers.none.NoLogger"}}
+    return {"snapshot_every": 0, "fail_fast": False} | cfg | changes
 
 
 def read(run: Path) -> dict:

@@ -132,22 +132,22 @@ def job(cfg: DictConfig) -> float | None:
         except Exception as error:
             failures.append(error)
         return None
-    own = Job(Path(hydra_config.runtime.output_dir), list(hydra_config.overrides.task))
-    if cfg.fail_fast and (own.folder.parent / FAILED).exists():
-        own.write("not started", UserError(STOPPED))
-        return own.value()
+    this_job = Job(Path(hydra_config.runtime.output_dir), list(hydra_config.overrides.task))
+    if cfg.fail_fast and (this_job.folder.parent / FAILED).exists():
+        this_job.write("not started", UserError(STOPPED))
+        return this_job.value()
     try:
-        own.announce(own.expand(cfg), "running")
-        runner.render(own.runs)
-        own.write("ok")
+        this_job.announce(this_job.expand(cfg), "running")
+        runner.render(this_job.runs)
+        this_job.write("ok")
     except KeyboardInterrupt:
-        own.write("interrupted")
+        this_job.write("interrupted")
         raise
     except Exception as error:
-        own.fail(error)
+        this_job.fail(error)
         if cfg.debug:
             traceback.print_exc()
-    return own.value()
+    return this_job.value()
 
 
 def end_sweep(code: int) -> int:

@@ -78,8 +78,8 @@ def finished(folder: Path) -> list[Path]:
     if not (folder / "status.json").exists() and not any(folder.glob("*/status.json")):
         places += [path for path in sorted(folder.glob("*/")) if path.name != "sweeps"]
     records = [record for place in places for record in run_records.read(place)]
-    found = {r["folder"].absolute() for r in records if r["folder"] and r["status"] == "ok"}
-    return sorted(found, key=lambda run: ((run / "metrics.json").stat().st_mtime_ns, run.name))
+    done = {r["folder"].absolute() for r in records if r["folder"] and r["status"] == "ok"}
+    return sorted(done, key=lambda run: ((run / "metrics.json").stat().st_mtime_ns, run.name))
 
 
 def groups(runs: list[Path]) -> dict[Path, str]:

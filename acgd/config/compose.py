@@ -38,10 +38,10 @@ def refuse_no_part(words: Sequence[str]) -> None:
     for word in words:
         group, equals, name = word.partition("=")
         if equals and re.fullmatch(r"null|true|false|[-+.\d]*|\{.*\}", name, re.I):
-            known = sorted(path.stem for path in (CONF / group).glob("*.yaml")) if group else []
-            if known and group != "experiment":
-                none = f"; {group}=none does without" * ("none" in known)
-                raise UserError(f"{word}: is no part; choose {group}={', '.join(known)}{none}")
+            parts = sorted(path.stem for path in (CONF / group).glob("*.yaml")) if group else []
+            if parts and group != "experiment":
+                none = f"; {group}=none does without" * ("none" in parts)
+                raise UserError(f"{word}: is no part; choose {group}={', '.join(parts)}{none}")
 
 
 def own_parts(config_dir: str | Path) -> Path:

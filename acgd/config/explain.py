@@ -24,8 +24,8 @@ def explain(error: BaseException) -> str:
         return str(error)
     line = one_line(error)
     if type(error).__module__.startswith(("hydra", "omegaconf")):
-        if own := next((one for one in causes(error) if isinstance(one, UserError)), None):
-            return str(own)
+        if user_error := next((one for one in causes(error) if isinstance(one, UserError)), None):
+            return str(user_error)
         if "override_grammar" in line:
             what = line.split(" ^ ")[0].removeprefix("LexerNoViableAltException: ")
             return f"{what}: Hydra cannot read this; give the value its own quotes: KEY='\"...\"'"
@@ -64,27 +64,27 @@ def unknown(line: str) -> str:
         group = key.rpartition(".")[0].replace(".", "/")
         others = f" (or {', '.join(parts[1:])})" if parts[1:] else ""
         return f"{none} here; did you mean {group}={parts[0]} {key}={value}?{others}"
-    known = dotted_keys(compose())
+    keys = dotted_keys(compose())
     last = key.rpartition(".")[2]
-    near = [name for name in known if name.rpartition(".")[2] == last]
-    near = near or difflib.get_close_matches(key, known, n=3)
+    near = [name for name in keys if name.rpartition(".")[2] == last]
+    near = near or difflib.get_close_matches(key, keys, n=3)
     return f"{none}; did you mean {', '.join(near[:3])}?" if near else f"{none}; see --cfg job"
 
 
 def group_with(key: str, value: str) -> str:
     """The config group whose last name is the key's and that has a part of this name; or ""."""
     last = re.split(r"[./]", key)[-1]
-    found = sorted(CONF.glob(f"**/{last}/{value}.yaml")) if re.fullmatch(r"[\w-]+", value) else []
-    return found[0].parent.relative_to(CONF).as_posix() if found else ""
+    paths = sorted(CONF.glob(f"**/{last}/{value}.yaml")) if re.fullmatch(r"[\w-]+", value) else []
+    return paths[0].parent.relative_to(CONF).as_posix() if paths else ""
 
 
 def parts_with(key: str) -> list[str]:
     """The names of those parts of "prompt" that have the key "text", for "prompt.text"."""
-    group, _, own = key.rpartition(".")
-    paths = sorted(CONF.glob(f"{group.replace('.', '/')}/*.yaml")) if group and own else []
-    line = re.compile(rf"^{re.escape(own)}:", re.M)
-    found = [path.stem for path in paths if line.search(path.read_text(encoding="utf-8"))]
-    return sorted(found, key=len)  # the plainest first: text before mixed
+    group, _, name = key.rpartition(".")
+    paths = sorted(CONF.glob(f"{group.replace('.', '/')}/*.yaml")) if group and name else []
+    line = re.compile(rf"^{re.escape(name)}:", re.M)
+    parts = [path.stem for path in paths if line.search(path.read_text(encoding="utf-8"))]
+    return sorted(parts, key=len)  # the plainest first: text before mixed
 
 
 def dotted_keys(node: DictConfig, prefix: str = "") -> list[str]:

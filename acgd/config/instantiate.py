@@ -15,7 +15,7 @@ from omegaconf import OmegaConf
 from acgd.errors import UserError, one_line
 
 
-def build(node: Any, **known: Any) -> Any:
+def build(node: Any, **provided: Any) -> Any:
     """The object that a node's `_target_` names, given the node's other keys and `known`.
 
     `known` (encoders, tensors, targets) goes to the constructor as it is; what its signature does
@@ -28,7 +28,7 @@ def build(node: Any, **known: Any) -> Any:
     make = located(node["_target_"])
     arguments = {key: built(value) for key, value in node.items() if key != "_target_"}
     try:
-        return make(**arguments | named(make, known))
+        return make(**arguments | named(make, provided))
     except TypeError as error:
         if "argument" not in str(error):
             raise
@@ -51,22 +51,22 @@ def located(target: str) -> Callable:
     from hydra.utils import get_object
 
     try:
-        found = get_object(target)
+        part = get_object(target)
     except (ImportError, AttributeError, ValueError) as error:
         causes = (error.__cause__ or error, error)
         why = next((one for one in causes if isinstance(one, UserError)), None) or one_line(error)
         raise UserError(f"_target_={target}: {why}") from error
-    if not callable(found):
+    if not callable(part):
         raise UserError(f"_target_={target}: is no class")
-    return found
+    return part
 
 
-def named(make: Callable, known: dict[str, Any]) -> dict[str, Any]:
+def named(make: Callable, provided: dict[str, Any]) -> dict[str, Any]:
     """Those of `known` that a constructor's signature names, all where it takes any keyword."""
     try:
         parameters = inspect.signature(make).parameters
     except ValueError:  # some of Python's own have none
-        return known
+        return provided
     if any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
-        return known
-    return {key: value for key, value in known.items() if key in parameters}
+        return provided
+    return {key: value for key, value in provided.items() if key in parameters}

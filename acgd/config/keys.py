@@ -72,8 +72,8 @@ def choice(*names: str) -> Kind:
 
 
 def text(words: str = "a text", pattern: str = r"(?s).*\S.*") -> Kind:
-    found = re.compile(pattern)
-    return Kind(words, lambda value: isinstance(value, str) and bool(found.fullmatch(value)))
+    compiled = re.compile(pattern)
+    return Kind(words, lambda value: isinstance(value, str) and bool(compiled.fullmatch(value)))
 
 
 def or_null(kind: Kind) -> Kind:

@@ -60,13 +60,13 @@ def is_part(target: str) -> bool:
 
     Not of one that such a file only imports: acgd.loggers.worker.subprocess.Popen is none.
     """
-    found = re.fullmatch(rf"acgd\.((?:{'|'.join(PARTS)})(?:\.\w+)*)\.([A-Z]\w*)", target)
-    if not found:
+    match = re.fullmatch(rf"acgd\.((?:{'|'.join(PARTS)})(?:\.\w+)*)\.([A-Z]\w*)", target)
+    if not match:
         return False
-    path = HERE.joinpath(*found[1].split(".")).with_suffix(".py")
+    path = HERE.joinpath(*match[1].split(".")).with_suffix(".py")
     if not path.is_file():
         return False
-    return bool(re.search(rf"^class {found[2]}\b", path.read_text(encoding="utf-8"), re.M))
+    return bool(re.search(rf"^class {match[2]}\b", path.read_text(encoding="utf-8"), re.M))
 
 
 def trust_folder(folder: Path) -> None:

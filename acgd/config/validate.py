@@ -43,10 +43,10 @@ def check_part(group: str, node: Any, may_be_none: bool = False) -> None:
     """UserError where a group of the config is no part that was chosen."""
     if isinstance(node, dict) and (node.get("_target_") or (may_be_none and "_target_" in node)):
         return
-    known = options(group)
+    choices = options(group)
     said = "null" if node is None else "..." if isinstance(node, dict) else node
-    other = f" ({group}=none does without)" if "none" in known else ""
-    raise UserError(f"{group}={said}: choose one with {group}={', '.join(known)}{other}")
+    other = f" ({group}=none does without)" if "none" in choices else ""
+    raise UserError(f"{group}={said}: choose one with {group}={', '.join(choices)}{other}")
 
 
 def options(group: str) -> list[str]:
@@ -107,11 +107,11 @@ def check_losses(guidance: dict) -> None:
         raise UserError(f"guidance.losses={shown(losses)}: must be {{name: a loss}}, see its yaml")
     for name, node in (losses or {}).items():
         if not isinstance(node, dict) or "_target_" not in node:
-            told = f"guidance.losses.{name}={shown(node)}"
-            raise UserError(f"{told}: must be {{_target_: its class}}")
+            entry = f"guidance.losses.{name}={shown(node)}"
+            raise UserError(f"{entry}: must be {{_target_: its class}}")
         if not keys.WEIGHT.fits(guidance.get(name)):
-            told = f"guidance.{name}={shown(guidance[name])}"
-            raise UserError(f"{told}: must be {keys.WEIGHT.words}")
+            entry = f"guidance.{name}={shown(guidance[name])}"
+            raise UserError(f"{entry}: must be {keys.WEIGHT.words}")
 
 
 def check_score(plain: dict) -> None:
@@ -119,21 +119,21 @@ def check_score(plain: dict) -> None:
     name = plain["optimize"]
     if name is None:
         return
-    found = SCORE.fullmatch(str(name))
-    if not found:
+    match = SCORE.fullmatch(str(name))
+    if not match:
         raise UserError(
             f"optimize={name}: no such score; take judge.similarity, judge.image_audio, "
             "judge.rank, encoder.similarity, gain, caption_agreement, seconds or peak_mb"
         )
-    if (found["judge"] or name in ("gain", "caption_agreement")) and not plain["judge"]["_target_"]:
+    if (match["judge"] or name in ("gain", "caption_agreement")) and not plain["judge"]["_target_"]:
         raise UserError(f"optimize={name}: that is the judge's to say, and there is none")
-    if (found["twin"] or name == "gain") and not plain["twin"]:
+    if (match["twin"] or name == "gain") and not plain["twin"]:
         raise UserError(f"optimize={name}: only with twin=true is there a twin")
 
 
 def every(pace: int | str) -> tuple[int, float]:
     """(steps, seconds) of a pace, one of them 0: 10 is steps, "30s" and "0.5s" seconds, 0 never."""
-    found = re.fullmatch(r"(\d+)|(\d+|\d*\.\d+) ?s", str(pace))
-    if not found:
+    match = re.fullmatch(r"(\d+)|(\d+|\d*\.\d+) ?s", str(pace))
+    if not match:
         raise UserError(f"snapshot_every={pace}: give steps as 10, seconds as 10s, or 0 for none")
-    return int(found[1] or 0), float(found[2] or 0)
+    return int(match[1] or 0), float(match[2] or 0)

@@ -73,15 +73,15 @@ class Keywords:
         wave = np.asarray(wave, dtype=np.float32)
         wave = audio.resample(wave, sample_rate, self.encoder.sample_rate)
         sound = self.encoder.audio(torch.from_numpy(wave)[None])[0]  # (D,)
-        found = {}
+        ranked = {}
         for name, embeds in self.embeds.items():
             chances = (float(self.encoder.scale_at) * embeds @ sound).softmax(0)  # (labels,)
             best = chances.topk(min(self.top_k, len(chances)))
-            found[name] = [
+            ranked[name] = [
                 (self.labels[name][i], round(p, 6))
                 for i, p in zip(best.indices.tolist(), best.values.tolist(), strict=True)
             ]
-        return found
+        return ranked
 
     @cached_property
     def embeds(self) -> dict[str, Tensor]:
@@ -103,8 +103,8 @@ def read_list(name: str) -> list[str]:
     packaged = LISTS / f"{name}.txt"
     path = packaged if packaged.is_file() else Path(name).expanduser()
     if not path.exists():
-        known = ", ".join(sorted(file.stem for file in LISTS.glob("*.txt")))
+        lists = ", ".join(sorted(file.stem for file in LISTS.glob("*.txt")))
         raise UserError(
-            f"describer.lists: {name} is neither a packaged list ({known}) nor a readable text file"
+            f"describer.lists: {name} is neither a packaged list ({lists}) nor a readable text file"
         )
     return texts.labels(path, "describer.lists")

@@ -114,10 +114,10 @@ class MusCapsDescriber:
         padded = torch.nn.utils.rnn.pad_sequence(heard, batch_first=True)  # (B, C, D)
         memory = self.model.remember(padded, torch.tensor([len(f) for f in heard]), own=True)
         if self.beam_size == 1:
-            found = self.model.greedy(memory)
+            tokens = self.model.greedy(memory)
         else:
-            found = self.model.beam(memory, self.beam_size, self.unfinished)
-        return [[text] if (text := self.sentence(ids)) else [] for ids in found]
+            tokens = self.model.beam(memory, self.beam_size, self.unfinished)
+        return [[text] if (text := self.sentence(ids)) else [] for ids in tokens]
 
     @torch.no_grad()
     def features(self, wave: np.ndarray, sample_rate: int) -> Tensor:
@@ -138,8 +138,8 @@ class MusCapsDescriber:
     def leaning(self, features: Tensor, waves: Tensor) -> Tensor:
         """Features (C, 2 D) of waves (1, T), moved towards what the encoder hears."""
         heard = self.viewer.direction(self.viewer.model.audio(waves)[0])
-        own = features.unflatten(-1, (2, -1))
-        return F.normalize(own + self.lean * (heard.to(own) - own), dim=-1).flatten(-2)
+        pairs = features.unflatten(-1, (2, -1))
+        return F.normalize(pairs + self.lean * (heard.to(pairs) - pairs), dim=-1).flatten(-2)
 
     def sentence(self, ids: list[int]) -> str:
         """The words of ids, without <sos>, <eos> and, if clean, without <pad> and <unk>."""
@@ -168,9 +168,9 @@ def ear_features(head: Ears, waves: Tensor) -> Tensor:
 
     Both unit norm; the ears say what a chunk is, about a second in the embedded ones.
     """
-    own, whole = head.parts(waves)
-    own, whole = F.normalize(own, dim=-1), F.normalize(whole, dim=-1)
-    return torch.cat([own, whole[:, None].expand_as(own)], -1)
+    chunks, whole = head.parts(waves)
+    chunks, whole = F.normalize(chunks, dim=-1), F.normalize(whole, dim=-1)
+    return torch.cat([chunks, whole[:, None].expand_as(chunks)], -1)
 
 
 def read_vocabulary(source: str) -> list[str]:

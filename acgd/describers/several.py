@@ -22,12 +22,14 @@ class Several:
         if not members:
             raise UserError("describer.members: name at least one describer")
         self.members = list(members.values())
-        own = [member.share for member in self.members]
+        shares = [member.share for member in self.members]
         if share is not None:
-            own = [fraction(share, "describer.share") / len(own)] * len(own)
-        self.shares, self.share = own, sum(own)
+            shares = [fraction(share, "describer.share") / len(shares)] * len(shares)
+        self.shares, self.share = shares, sum(shares)
         if self.share > 1 + 1e-6:
-            parts = " + ".join(f"{name} {part:g}" for name, part in zip(members, own, strict=True))
+            parts = " + ".join(
+                f"{name} {part:g}" for name, part in zip(members, shares, strict=True)
+            )
             raise UserError(f"the describers' shares are more than 1 together: {parts}")
 
     def told(self, wave: np.ndarray, sample_rate: int) -> tuple[list[str], list[float]]:

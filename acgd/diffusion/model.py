@@ -59,12 +59,12 @@ class PictureModel:
     ):
         self.styles, self.clean_styles, self.style = dict(styles or {}), clean_styles, style
         if style is not None and style not in self.styles:
-            known = ", ".join(self.styles) or "none, this model has no styles"
-            raise UserError(f"model.style={style}: choose from {known}")
+            choices = ", ".join(self.styles) or "none, this model has no styles"
+            raise UserError(f"model.style={style}: choose from {choices}")
         strange = [name for name in clean_styles if name not in self.styles]
         if strange or (self.styles and style is None and not clean_styles):
-            known = ", ".join(self.styles) or "none"
-            raise UserError(f"model.clean_styles={list(clean_styles)}: some of {known}")
+            choices = ", ".join(self.styles) or "none"
+            raise UserError(f"model.clean_styles={list(clean_styles)}: some of {choices}")
         path = checkpoints.locate(checkpoint)
         unet = self.network(path, architecture, precision)
         self.unet, self.cond_dim = filled(unet, path, device, checkpoint_key), unet.cond_dim

@@ -113,12 +113,12 @@ def read(
     """
     path = checkpoints.locate(source)
     state = checkpoints.load_state(path, key)
-    known = checkpoints.read_config(path) or sizes(state)
-    if "embed_dim" not in {**known, **given}:
+    architecture = checkpoints.read_config(path) or sizes(state)
+    if "embed_dim" not in {**architecture, **given}:
         guess = checkpoints.looks_like(state)
         like = f"; the file looks like {guess}" if guess else ""
         raise UserError(f"{path}: these are no weights of {make.__name__}{like}")
-    model = checkpoints.empty(make, path, {**known, **given})
+    model = checkpoints.empty(make, path, {**architecture, **given})
     if dtype != torch.float32:
         halve_(model, dtype)
     return checkpoints.load_into(model, state, path, device=device, release=True)

@@ -78,17 +78,17 @@ class Viewer:
         sure; what pictures can be steered to is better said in words. Like the prior of unCLIP
         (Ramesh et al. 2022), but over known labels.
         """
-        found = []
+        embeddings = []
         for target in targets:
             if target.kind != "audio" or not share:
-                found.append(target)
+                embeddings.append(target)
                 continue
             embed = self.direction(target.embed)
             best = self.names(target.embed, self.model.scale_at, most=1)[0][0]
             if share < 1:
-                found.append(replace(target, weight=target.weight * (1 - share)))
-            found.append(Target(embed, target.weight * share, "heard", best))
-        return found
+                embeddings.append(replace(target, weight=target.weight * (1 - share)))
+            embeddings.append(Target(embed, target.weight * share, "heard", best))
+        return embeddings
 
     def score(self, image: Tensor, targets: Sequence[Target], concept: str | None) -> dict:
         """Similarities by kind of target, the concept's rank and the labels nearest.
@@ -97,24 +97,24 @@ class Viewer:
         negative weight with their sign turned. `rank` 1 is first, `of` counts the labels.
         """
         cosines = [float(target.embed.to(image) @ image) for target in targets]
-        found: dict = {"similarity": weighted(cosines, targets)}
+        scores: dict = {"similarity": weighted(cosines, targets)}
         for kind in dict.fromkeys(target.kind for target in targets):
-            own = [i for i, target in enumerate(targets) if target.kind == kind]
-            part = weighted([cosines[i] for i in own], [targets[i] for i in own])
-            found[f"image_{kind}"] = part
+            chosen = [i for i, target in enumerate(targets) if target.kind == kind]
+            part = weighted([cosines[i] for i in chosen], [targets[i] for i in chosen])
+            scores[f"image_{kind}"] = part
         if concept is not None:
-            found |= self.rank(image, concept)
-        found["names"] = self.names(image, self.model.scale_it)
-        return found
+            scores |= self.rank(image, concept)
+        scores["names"] = self.names(image, self.model.scale_it)
+        return scores
 
     def rank(self, image: Tensor, concept: str) -> dict:
         """The concept's place among the labels (it joins them where it is none of them)."""
         near = self.embeds @ image.to(self.embeds)  # (labels,)
         if concept in self.labels:
-            own, of = near[self.labels.index(concept)], len(self.labels)
+            similarity, of = near[self.labels.index(concept)], len(self.labels)
         else:
-            own, of = self.model.text([concept])[0].to(image) @ image, len(self.labels) + 1
-        return {"concept": concept, "rank": int((near > own).sum()) + 1, "of": of}
+            similarity, of = self.model.text([concept])[0].to(image) @ image, len(self.labels) + 1
+        return {"concept": concept, "rank": int((near > similarity).sum()) + 1, "of": of}
 
 
 def weighted(values: Sequence[float], targets: Sequence[Target]) -> float | None:

@@ -128,14 +128,14 @@ def contrast(grid: Grid, asked: Sequence[str] | None, against: str | None) -> li
 def couples(grid: Grid, against: str | None) -> list[tuple[Setting, Setting]]:
     """Which settings are compared: (baseline, other), or all two with the first of them before."""
     if against == "all":
-        found = grid.settings
-        return [(a, b) for i, a in enumerate(found) for b in found[i + 1 :]]
-    known = {grid.label(setting): setting for setting in grid.settings}
-    if against is not None and against not in known:
-        raise UserError(f"there is no setting {against}{near(against, list(known))}")
+        settings = grid.settings
+        return [(a, b) for i, a in enumerate(settings) for b in settings[i + 1 :]]
+    by_label = {grid.label(setting): setting for setting in grid.settings}
+    if against is not None and against not in by_label:
+        raise UserError(f"there is no setting {against}{near(against, list(by_label))}")
     if not grid.settings:
         return []
-    first = known[against] if against is not None else grid.settings[0]
+    first = by_label[against] if against is not None else grid.settings[0]
     return [(first, setting) for setting in grid.settings if setting != first]
 
 
@@ -155,7 +155,7 @@ def write(
     statuses = [sample.status for sample in grid.samples if sample.status]
     rows, twos = tabulate(grid, metrics), contrast(grid, metrics, against)
     used = dict.fromkeys(row["metric"] for row in rows)
-    found = {
+    tables = {
         "by": grid.by,
         "settings": [grid.label(setting) for setting in grid.settings],
         "samples": {status: statuses.count(status) for status in dict.fromkeys(statuses)},
@@ -165,12 +165,12 @@ def write(
     }
     folder = Path(folder)
     atomic_files.write(
-        folder / "compare.json", json.dumps(found, indent=1, ensure_ascii=False) + "\n"
+        folder / "compare.json", json.dumps(tables, indent=1, ensure_ascii=False) + "\n"
     )
     for name, content in (("compare", rows), ("pairs", twos)):
         atomic_files.write(folder / f"{name}.csv", as_csv(content))
         write_parquet(folder / f"{name}.parquet", content)
-    return found
+    return tables
 
 
 def as_csv(rows: list[Row]) -> str:

@@ -151,15 +151,15 @@ def measure(name: str) -> Measure:
 
 def embeddings(records: Iterable[Record]) -> dict[int, dict[str, np.ndarray]]:
     """Place in records -> {"image": (D,), "audio": (D,)}, unit norm; what is torn is not there."""
-    found = {}
+    embeds = {}
     for i, record in enumerate(records):
         if record["folder"] is None or record["status"] != "ok":
             continue
         judged = parse(Path(record["folder"]) / EMBEDDINGS).get("judge")
         rows = judged.items() if isinstance(judged, dict) else ()
         arrays = {name: np.asarray(row, dtype=np.float64) for name, row in rows}
-        found[i] = {name: row / (np.linalg.norm(row) or 1.0) for name, row in arrays.items()}
-    return found
+        embeds[i] = {name: row / (np.linalg.norm(row) or 1.0) for name, row in arrays.items()}
+    return embeds
 
 
 def retrieval(records: list[Record], embeds: dict[int, dict[str, np.ndarray]]) -> dict[int, dict]:
@@ -172,7 +172,7 @@ def retrieval(records: list[Record], embeds: dict[int, dict[str, np.ndarray]]) -
     for i, both in embeds.items():
         if both.keys() >= {"image", "audio"}:
             groups[under(records[i], "judge.")].append(i)
-    found: dict[int, dict] = {}
+    scores: dict[int, dict] = {}
     for places in groups.values():
         names = [sound(records[i]) for i in places]
         distinct = dict.fromkeys(names)
@@ -180,13 +180,13 @@ def retrieval(records: list[Record], embeds: dict[int, dict[str, np.ndarray]]) -
             continue
         first = [embeds[places[names.index(name)]]["audio"] for name in distinct]
         near = np.stack([embeds[i]["image"] for i in places]) @ np.stack(first).T  # (N, sounds)
-        own = near[np.arange(len(places)), [list(distinct).index(name) for name in names]]
-        ranks = 1 + (near > own[:, None]).sum(1)
-        found |= {
+        similarity = near[np.arange(len(places)), [list(distinct).index(name) for name in names]]
+        ranks = 1 + (near > similarity[:, None]).sum(1)
+        scores |= {
             i: {"retrieval": int(rank), "sounds": len(distinct)}
             for i, rank in zip(places, ranks, strict=True)
         }
-    return found
+    return scores
 
 
 def spread(rows: list[np.ndarray]) -> float | None:
@@ -200,8 +200,8 @@ def spread(rows: list[np.ndarray]) -> float | None:
 def sound(record: Record) -> str:
     """Which part of which file; what is said where the record has no config."""
     keys = ("prompt.path", "prompt.offset", "prompt.duration")
-    found = [text(record["config"][key]) for key in keys if key in record["config"]]
-    return " ".join(found) or str(record["label"])
+    texts = [text(record["config"][key]) for key in keys if key in record["config"]]
+    return " ".join(texts) or str(record["label"])
 
 
 def under(record: Record, prefix: str) -> str:

@@ -63,15 +63,17 @@ class Grid:
         The similarity to a sample's own prompts is left out where that to the sound is there,
         which stays the same thing when settings change the prompts.
         """
-        known = {name: measure(name) for name in asked or MEASURES}
+        measures = {name: measure(name) for name in asked or MEASURES}
         scores = [sample.scores for sample in self.samples]
-        there = [n for n, m in known.items() if any(m.value(s) is not None for s in scores)]
+        there = [n for n, m in measures.items() if any(m.value(s) is not None for s in scores)]
         if not asked and {"image_audio", "similarity"} <= set(there):
             there.remove("similarity")
         for name in [name for name in asked or () if name not in there]:
             others = [*MEASURES, *dict.fromkeys(key for one in scores for key in one)]
             if name in MEASURES:
-                raise UserError(f"no sample here has {name}: {known[name].without or 'none is ok'}")
+                raise UserError(
+                    f"no sample here has {name}: {measures[name].without or 'none is ok'}"
+                )
             raise UserError(f"no sample here has {name}{near(name, others)}")
         return there
 
@@ -88,12 +90,12 @@ def arrange(records: list[Record], by: Sequence[str] | None = None) -> Grid:
     shared = [key for key in rows if key not in by]
     apart = [key for key in shared if key != "seed"]
     samples, embeds = [], embeddings(records)
-    found, seeds = retrieval(records, embeds), defaultdict(list)
+    retrieved, seeds = retrieval(records, embeds), defaultdict(list)
     for i, record in enumerate(records):
         setting = tuple(rows[key][i] or "-" for key in by)
         unit = tuple(rows[key][i] for key in shared)
         ok = record["status"] == "ok"
-        scores = {**record["scores"], **found.get(i, {})} if ok else {}
+        scores = {**record["scores"], **retrieved.get(i, {})} if ok else {}
         samples.append(Sample(setting, unit, record["status"], scores))
         if "image" in embeds.get(i, {}):
             seeds[setting, tuple(rows[key][i] for key in apart)].append(embeds[i]["image"])
@@ -104,9 +106,9 @@ def arrange(records: list[Record], by: Sequence[str] | None = None) -> Grid:
     return Grid(by, settings, samples)
 
 
-def near(name: str, known: list[str]) -> str:
-    close = difflib.get_close_matches(name, known, n=3) or [
-        key for key in known if key.rpartition(".")[2] == name.rpartition(".")[2]
+def near(name: str, names: list[str]) -> str:
+    close = difflib.get_close_matches(name, names, n=3) or [
+        key for key in names if key.rpartition(".")[2] == name.rpartition(".")[2]
     ]
     return f" (did you mean {', '.join(close[:3])}?)" if close else ""
 

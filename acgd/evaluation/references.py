@@ -27,8 +27,8 @@ def find(references: Any, *names: str | None) -> list[Path]:
     references: a picture, folder or glob (or a list of them), whose pictures are everybody's, or
     a mapping from names to such; a csv with the columns label and picture, or a yaml, holds one.
     """
-    known = table(references)
-    places = [known[plain(name)] for name in (*names, "*") if name and plain(name) in known]
+    groups = table(references)
+    places = [groups[plain(name)] for name in (*names, "*") if name and plain(name) in groups]
     return list(pictures(places[0])) if places else []
 
 
@@ -46,7 +46,7 @@ def table(references: Any) -> dict[str, tuple[str, ...]]:
 @lru_cache(maxsize=16)
 def read(path: Path) -> dict[str, tuple[str, ...]]:
     """A csv's or a yaml's table; its places are relative to it."""
-    found: dict[str, tuple[str, ...]] = {}
+    groups: dict[str, tuple[str, ...]] = {}
     try:
         if path.suffix.lower() == ".csv":
             rows: list = texts.rows(path, f"references={path}", ("label", "picture"))
@@ -62,9 +62,9 @@ def read(path: Path) -> dict[str, tuple[str, ...]]:
             isinstance(one, list | dict) for one in listed_as(places)
         ):
             raise UserError(f"references={path}: {name} is to have a picture, or a list of them")
-        own = tuple(str(path.parent / Path(place).expanduser()) for place in listed(places))
-        found[plain(name)] = found.get(plain(name), ()) + own
-    return found
+        paths = tuple(str(path.parent / Path(place).expanduser()) for place in listed(places))
+        groups[plain(name)] = groups.get(plain(name), ()) + paths
+    return groups
 
 
 def plain(name: Any) -> str:
@@ -82,17 +82,17 @@ def listed(places: Any) -> tuple[str, ...]:
 @lru_cache(maxsize=1024)
 def pictures(places: tuple[str, ...]) -> tuple[Path, ...]:
     """The picture files of some files, folders and globs, sorted place by place."""
-    found: list[Path] = []
+    paths: list[Path] = []
     for place in places:
         path = Path(place).expanduser()
         if path.exists() and not path.is_dir():
             files.regular(path, "references", "picture", images.LARGEST)
         near = path.iterdir() if path.is_dir() else matches(path)
-        own = [path] if path.is_file() else sorted(one for one in near if is_picture(one))
-        if not own:
+        here = [path] if path.is_file() else sorted(one for one in near if is_picture(one))
+        if not here:
             raise UserError(f"references: {place} is no picture, nor a folder or glob of pictures")
-        found += own
-    return tuple(dict.fromkeys(found))
+        paths += here
+    return tuple(dict.fromkeys(paths))
 
 
 def is_picture(path: Path) -> bool:

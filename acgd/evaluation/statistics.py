@@ -27,10 +27,10 @@ def interval(values: Sequence[float]) -> tuple[float | None, float | None]:
     if np.ptp(x) == 0:
         return float(x[0]), float(x[0])
     continuous = len(np.unique(x)) > len(x) / 2 and len(x) <= MANY
-    found = resampled(x, "BCa" if continuous else "percentile")
-    if not np.isfinite(found).all():
-        found = resampled(x, "percentile")
-    return float(found[0]), float(found[1])
+    result = resampled(x, "BCa" if continuous else "percentile")
+    if not np.isfinite(result).all():
+        result = resampled(x, "percentile")
+    return float(result[0]), float(result[1])
 
 
 def resampled(x: np.ndarray, method: str) -> tuple[float, float]:
@@ -40,7 +40,7 @@ def resampled(x: np.ndarray, method: str) -> tuple[float, float]:
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # BCa says so where it fails, and is asked no more
-        found = stats.bootstrap(
+        result = stats.bootstrap(
             (x,),
             np.mean,
             vectorized=True,
@@ -51,7 +51,7 @@ def resampled(x: np.ndarray, method: str) -> tuple[float, float]:
             method=method,
             rng=np.random.default_rng(0),
         )
-    return found.confidence_interval.low, found.confidence_interval.high
+    return result.confidence_interval.low, result.confidence_interval.high
 
 
 def paired_p(differences: Sequence[float]) -> float | None:
@@ -69,7 +69,7 @@ def paired_p(differences: Sequence[float]) -> float | None:
         return None
     if not d.any():
         return 1.0
-    found = stats.permutation_test(
+    result = stats.permutation_test(
         (d, np.zeros_like(d)),
         lambda a, b, axis: np.mean(a - b, axis=axis),
         permutation_type="samples",
@@ -78,7 +78,7 @@ def paired_p(differences: Sequence[float]) -> float | None:
         batch=max(1, AT_ONCE // len(d)),
         rng=np.random.default_rng(0),
     )
-    return float(found.pvalue)
+    return float(result.pvalue)
 
 
 def resamples(n: int) -> int:

@@ -7,17 +7,17 @@ from acgd.evaluation.compare import Row
 LABEL = 36  # letters of a setting's name; longer ones lose their middle
 
 
-def text(found: dict) -> str:
+def text(tables: dict) -> str:
     """Two tables for each measure: the settings, and their differences."""
-    counts = ", ".join(f"{n} {status}" for status, n in found["samples"].items())
+    counts = ", ".join(f"{n} {status}" for status, n in tables["samples"].items())
     lines = [f"samples: {counts or 'none'}"]
-    if "failed" in found["samples"]:
+    if "failed" in tables["samples"]:
         lines[0] += " (the failed ones count nowhere; their status.json says why)"
-    for metric, title in found["measures"].items():
-        rows = [row for row in found["table"] if row["metric"] == metric]
+    for metric, title in tables["measures"].items():
+        rows = [row for row in tables["table"] if row["metric"] == metric]
         lines += ["", f"{title} [{metric}, {rows[0]['better']} is better]"]
-        lines += means(rows, found["by"], found["settings"])
-        lines += differences([row for row in found["pairs"] if row["metric"] == metric])
+        lines += means(rows, tables["by"], tables["settings"])
+        lines += differences([row for row in tables["pairs"] if row["metric"] == metric])
     return "\n".join(lines)
 
 

@@ -162,15 +162,15 @@ def part(node: dict) -> str:
 
 def plot_names(node: dict, prefix: str = "") -> dict:
     """Scores by names that W&B can plot: "judge/similarity", "twin/judge/similarity"."""
-    found: dict[str, Any] = {}
+    names: dict[str, Any] = {}
     for key, value in node.items():
         if isinstance(value, dict):
-            found |= plot_names(
+            names |= plot_names(
                 value, prefix if key == "picture" and not prefix else f"{prefix}{key}/"
             )
         else:
-            found[f"{prefix}{key}"] = value
-    return found
+            names[f"{prefix}{key}"] = value
+    return names
 
 
 def rows(path: Path) -> list[dict[str, str]]:

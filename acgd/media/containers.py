@@ -98,13 +98,13 @@ def walk(
         header = file.read(length)
         if len(header) < length:
             return None
-        found, size = struct.unpack(packed, header)
+        kind, size = struct.unpack(packed, header)
         own = length if eights else 0
-        if found.startswith(name):
+        if kind.startswith(name):
             if size64:
                 return Data(place + length, size64[0], size64[1], "<Q")
             return Data(place + length, size - own, place + length - len_of(letter), letter, own)
-        if long_size and found == b"ds64":
+        if long_size and kind == b"ds64":
             size64 = struct.unpack("<Q", file.read(16)[8:16])[0], place + 16
         if eights and size < length:
             return None

@@ -152,7 +152,7 @@ def join(
     rate, channels = sounds[0].samplerate, sounds[0].channels
     if len(sounds) > 1:
         notes.append(f"{path}: {len(sounds)} sounds joined in one file, heard one after the other")
-    begin, found, why, done = 0.0, [], "", offset
+    begin, pieces, why, done = 0.0, [], "", offset
     for sound in sounds:
         with sound:
             lasts = sound.frames / sound.samplerate
@@ -160,12 +160,12 @@ def join(
             wanted = offset + duration - max(begin, offset)
             if start < lasts and wanted > 0:
                 samples, why = part(sound, path, start, wanted)
-                found.append(fitted(samples, sound.samplerate, rate, channels))
+                pieces.append(fitted(samples, sound.samplerate, rate, channels))
                 done = begin + start + len(samples) / sound.samplerate
             begin += lasts
-    samples = np.concatenate(found) if found else np.zeros((0, channels), np.float32)
-    known = begin if begin < UNKNOWN / rate else None
-    return Window(samples, rate, known, begin * ratio, done if found else begin, why, notes)
+    samples = np.concatenate(pieces) if pieces else np.zeros((0, channels), np.float32)
+    starts = begin if begin < UNKNOWN / rate else None
+    return Window(samples, rate, starts, begin * ratio, done if pieces else begin, why, notes)
 
 
 def part(

@@ -31,25 +31,25 @@ def regular(path: Path, key: str, kind: str, most: int | None = None) -> int:
     should be ("sound"); most: the ceiling in bytes.
     """
     try:
-        found = os.stat(path)
+        status = os.stat(path)
     except PermissionError:
         raise UserError(f"{path}: may not be read (permission denied)") from None
     except (OSError, ValueError) as error:
         why = getattr(error, "strerror", None) or str(error)
         raise UserError(f"{path}: no such {kind} file ({why}); see {key}") from None
-    if not stat.S_ISREG(found.st_mode):
-        what = "a folder" if stat.S_ISDIR(found.st_mode) else "a pipe or a device"
+    if not stat.S_ISREG(status.st_mode):
+        what = "a folder" if stat.S_ISDIR(status.st_mode) else "a pipe or a device"
         raise UserError(f"{path}: is not a file but {what}; give {key} a {kind} file")
-    if not found.st_size:
+    if not status.st_size:
         raise UserError(f"{path}: the file is empty (0 bytes)")
-    if most is not None and found.st_size > most:
+    if most is not None and status.st_size > most:
         raise UserError(
-            f"{path}: {found.st_size / 2**20:,.0f} MiB; a {kind} file here has at most "
+            f"{path}: {status.st_size / 2**20:,.0f} MiB; a {kind} file here has at most "
             f"{most / 2**20:,.0f} MiB"
         )
     if not os.access(path, os.R_OK):
         raise UserError(f"{path}: may not be read (permission denied)")
-    return found.st_size
+    return status.st_size
 
 
 def head(path: Path) -> bytes:

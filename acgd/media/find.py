@@ -72,10 +72,10 @@ def find(path: str | Path | Sequence[str | Path]) -> list[str]:
     """
     if not isinstance(path, Sequence) or isinstance(path, str):
         return _find_one("" if path is None else str(path))
-    found = [file for one in path for file in _find_one(str(one))]
-    if not found:
+    files = [file for one in path for file in _find_one(str(one))]
+    if not files:
         raise UserError("prompt.path is an empty list: name at least one sound file")
-    return list(dict.fromkeys(found))
+    return list(dict.fromkeys(files))
 
 
 def _find_one(path: str) -> list[str]:
@@ -95,20 +95,20 @@ def _find_one(path: str) -> list[str]:
 
 def sounds_of(all_files: list[Path], where: str) -> list[str]:
     """The sounds among some files, sorted; what is left out is said, with reasons."""
-    found, reasons = [], defaultdict(list)
+    files, reasons = [], defaultdict(list)
     for path in sorted(all_files):
         reason = unusable(path) or left_out(path)
         if reason:
             reasons[reason].append(path.name)
         else:
-            found.append(str(path))
+            files.append(str(path))
     parts = [f"{listing(names)} ({reason})" for reason, names in reasons.items()]
-    if not found:
+    if not files:
         beside = f"; left out: {'; '.join(parts)}" if parts else ""
         raise UserError(f"no sound files in {where} (looked for {', '.join(HERE)}){beside}")
     if parts:
         say_once(f"{where}: left out {'; '.join(parts)}")
-    return found
+    return files
 
 
 def left_out(path: Path) -> str | None:
@@ -169,8 +169,8 @@ def matches(pattern: Path) -> Iterator[Path]:
     """The files that a glob names, "**" standing for any folders, through links but never round."""
     parts = pattern.parts
     if "**" not in parts:
-        found = map(Path, glob.glob(str(pattern)))
-        yield from (path for path in found if not path.is_dir())
+        paths = map(Path, glob.glob(str(pattern)))
+        yield from (path for path in paths if not path.is_dir())
         return
     first = parts.index("**")
     expression = re.compile(translated(parts[first:]))

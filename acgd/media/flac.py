@@ -44,19 +44,21 @@ def frame_end(header: bytes, block: int) -> int | None:
         number = number << 6 | byte & 0x3F
     code, rate = header[2] >> 4, header[2] & 0x0F
     wide = {6: 1, 7: 2}.get(code, 0)
-    own = int.from_bytes(header[place : place + wide], "big") + 1
+    block_size = int.from_bytes(header[place : place + wide], "big") + 1
     if not wide:
-        own = 192 if code == 1 else 576 << code - 2 if 2 <= code <= 5 else 256 << max(code - 8, 0)
+        block_size = (
+            192 if code == 1 else 576 << code - 2 if 2 <= code <= 5 else 256 << max(code - 8, 0)
+        )
     place += wide + {12: 1, 13: 2, 14: 2}.get(rate, 0)
     if not code or rate == 15 or place >= len(header) or crc8(header[:place]) != header[place]:
         return None
-    return (number if header[1] & 1 else number * block) + own
+    return (number if header[1] & 1 else number * block) + block_size
 
 
 def crc8(content: bytes) -> int:
-    found = 0
+    crc = 0
     for byte in content:
-        found ^= byte
+        crc ^= byte
         for _ in range(8):
-            found = (found << 1 ^ 0x07 if found & 0x80 else found << 1) & 0xFF
-    return found
+            crc = (crc << 1 ^ 0x07 if crc & 0x80 else crc << 1) & 0xFF
+    return crc

@@ -73,11 +73,11 @@ def tag(content: bytes, at: int) -> int:
 
 def parts(content: bytes) -> list[Part]:
     """The runs of frames: a Xing mark or another kind of frame begins a new one."""
-    found: list[Part] = []
+    pieces: list[Part] = []
     at = 0
     while at < len(content):
         here = frame(content, at)
-        if here is None or (not found and frame(content, at + here[0]) is None):
+        if here is None or (not pieces and frame(content, at + here[0]) is None):
             following = at + tag(content, at) or at
             at = following if following > at else content.find(b"\xff", at + 1)
             if at < 0:
@@ -87,9 +87,9 @@ def parts(content: bytes) -> list[Part]:
         if at + length > len(content):
             break  # the last one is cut
         promised = xing(content, at, kind)
-        if promised is not None or not found or found[-1].kind != kind:
-            found.append(Part(at, kind, promised=promised))
-        part = found[-1]
+        if promised is not None or not pieces or pieces[-1].kind != kind:
+            pieces.append(Part(at, kind, promised=promised))
+        part = pieces[-1]
         if promised is None:
             part.frames += 1
         if part.spans and part.spans[-1][1] == at:
@@ -97,7 +97,7 @@ def parts(content: bytes) -> list[Part]:
         else:
             part.spans.append((at, at + length))
         at += length
-    return [part for part in found if part.frames or part.promised]
+    return [part for part in pieces if part.frames or part.promised]
 
 
 def pieces(content: bytes) -> list[bytes]:
@@ -109,13 +109,13 @@ def pieces(content: bytes) -> list[bytes]:
 
 
 def piece(content: bytes, part: Part) -> bytes:
-    own = b"".join(content[start:end] for start, end in part.spans)
+    payload = b"".join(content[start:end] for start, end in part.spans)
     if part.promised is not None and part.promised >= part.frames - SLACK:
-        return own
+        return payload
     if part.promised is not None:
-        length, _ = frame(own, 0) or (0, part.kind)
-        return counted(own[:length], part) + own[length:]
-    first = own[:4]
+        length, _ = frame(payload, 0) or (0, part.kind)
+        return counted(payload[:length], part) + payload[length:]
+    first = payload[:4]
     # the mark has the first frame's header, with a bit rate that leaves room for it
     bits = next(
         bits
@@ -125,7 +125,7 @@ def piece(content: bytes, part: Part) -> bytes:
     )
     header = first[:1] + bytes([first[1] | 1, bits << 4 | first[2] & 0x0C]) + first[3:]
     length = (frame(header, 0) or (0,))[0]
-    return counted(header.ljust(length, b"\0"), part) + own
+    return counted(header.ljust(length, b"\0"), part) + payload
 
 
 def counted(mark: bytes, part: Part) -> bytes:

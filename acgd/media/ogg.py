@@ -38,8 +38,8 @@ def pieces(content: bytes) -> tuple[list[bytes], bool]:
     return [link(content, own) for own in links], whole
 
 
-def link(content: bytes, own: list[tuple[int, int, int, bytes]]) -> bytes:
-    if own[0][3].startswith(FLAC):
+def link(content: bytes, pages: list[tuple[int, int, int, bytes]]) -> bytes:
+    if pages[0][3].startswith(FLAC):
         # mark, two bytes of version, two that count the headers; then the file as it is
-        return b"".join(body for _, _, _, body in own)[len(FLAC) + 4 :]
-    return content[own[0][0] : own[-1][1]]
+        return b"".join(body for _, _, _, body in pages)[len(FLAC) + 4 :]
+    return content[pages[0][0] : pages[-1][1]]

@@ -74,13 +74,13 @@ def rows(path: Path, key: str, columns: Sequence[str]) -> list[tuple[str, ...]]:
                 f"the columns {', '.join(columns)}"
             )
         table.fieldnames = names
-        found = [tuple(row[column] for column in columns) for row in table]
+        cells = [tuple(row[column] for column in columns) for row in table]
     except csv.Error as error:
         raise UserError(f"{key}: {path} cannot be read as a csv ({error})") from None
-    for number, row in enumerate(found, start=2):
+    for number, row in enumerate(cells, start=2):
         if None in row:
             raise UserError(f"{key}: {path} lacks columns in its row {number}")
-    return found
+    return cells
 
 
 def labels(path: Path, key: str, column: str = "concept") -> list[str]:
@@ -93,20 +93,20 @@ def labels(path: Path, key: str, column: str = "concept") -> list[str]:
         given = [row[0] for row in rows(path, key, [column])]
     else:
         given = text(path, key).splitlines()
-    known: dict[str, str] = {}
+    seen: dict[str, str] = {}
     again = []
     for line in given:
         label = spaced(line)
         if not label or label[0] == "#":
             continue
-        if plain(label) in known:
+        if plain(label) in seen:
             again.append(label)
-        known.setdefault(plain(label), label)
-    if not known:
+        seen.setdefault(plain(label), label)
+    if not seen:
         raise UserError(f"{key}: {path} holds no labels (one a line)")
     if again:
         say_once(f"{key}: {path} has these more than once: {', '.join(dict.fromkeys(again))}")
-    return list(known.values())
+    return list(seen.values())
 
 
 def plain(label: str) -> str:

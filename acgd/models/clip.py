@@ -303,7 +303,7 @@ def sizes(state: dict[str, Tensor]) -> dict:
     if not {"visual.conv1.weight", "text_projection", "positional_embedding"} <= state.keys():
         return {}
     shape = lambda key: state[key].shape  # noqa: E731
-    found: dict[str, Any] = {
+    architecture: dict[str, Any] = {
         "embed_dim": shape("text_projection")[1],
         "context_length": shape("positional_embedding")[0],
         "vocab_size": shape("token_embedding.weight")[0],
@@ -313,14 +313,14 @@ def sizes(state: dict[str, Tensor]) -> dict:
     if "visual.proj" in state:
         width, _, patch, _ = shape("visual.conv1.weight")
         side = math.isqrt(shape("visual.positional_embedding")[0] - 1)  # in patches
-        found |= {"vision_patch_size": patch, "image_resolution": side * patch}
-        found["vision_layers"] = count(state, "visual.transformer.resblocks.")
+        architecture |= {"vision_patch_size": patch, "image_resolution": side * patch}
+        architecture["vision_layers"] = count(state, "visual.transformer.resblocks.")
     else:
         width = shape("visual.layer1.0.conv1.weight")[0]
         side = math.isqrt(shape("visual.attnpool.positional_embedding")[0] - 1)
-        found["image_resolution"] = 32 * side
-        found["vision_layers"] = [count(state, f"visual.layer{i}.") for i in range(1, 5)]
-    return found | {"vision_width": width}
+        architecture["image_resolution"] = 32 * side
+        architecture["vision_layers"] = [count(state, f"visual.layer{i}.") for i in range(1, 5)]
+    return architecture | {"vision_width": width}
 
 
 def count(state: dict[str, Tensor], prefix: str) -> int:

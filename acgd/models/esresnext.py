@@ -257,8 +257,8 @@ class ESResNeXt(nn.Module):
         maps = self.features(self.picture(wave))  # (B, channels, h, columns)
         count = max(1, maps.shape[-1] // COLUMNS)
         edges = [i * COLUMNS for i in range(count)] + [maps.shape[-1]]
-        own = [self.fc(self.reduce(maps[..., a:b])) for a, b in pairwise(edges)]
-        return torch.stack(own, 1), self.fc(self.reduce(maps))
+        directions = [self.fc(self.reduce(maps[..., a:b])) for a, b in pairwise(edges)]
+        return torch.stack(directions, 1), self.fc(self.reduce(maps))
 
     @property
     def dim(self) -> int:

@@ -87,8 +87,8 @@ class FrozenConvolution(torch.autograd.Function):
         x = torch.empty(ctx.shape, dtype=ctx.wide, device=grad.device, memory_format=ctx.layout)
         given = *ctx.places, False, [0, 0], ctx.groups, GRAD_OF_INPUT
         wide = grad.to(ctx.wide), x, weight.to(ctx.wide)
-        found = torch.ops.aten.convolution_backward(*wide, None, *given)
-        return found[0].to(grad.dtype), *[None] * 6
+        gradients = torch.ops.aten.convolution_backward(*wide, None, *given)
+        return gradients[0].to(grad.dtype), *[None] * 6
 
 
 class BatchNorm2d(nn.BatchNorm2d):

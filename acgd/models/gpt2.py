@@ -65,8 +65,8 @@ class Attention(nn.Module):
     def forward(self, x: Tensor, cache: Cache) -> Tensor:
         q, k, v = self.c_attn(x).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
         k, v = cache.update(self.layer, k, v)
-        new, known = q.shape[2], k.shape[2]
-        seen = torch.ones(new, known, dtype=torch.bool, device=x.device).tril(known - new)
+        new, total = q.shape[2], k.shape[2]
+        seen = torch.ones(new, total, dtype=torch.bool, device=x.device).tril(total - new)
         dropout = self.dropout if self.training else 0.0
         x = F.scaled_dot_product_attention(q, k, v, seen, dropout)  # (N, heads, L, E / heads)
         return F.dropout(self.c_proj(x.transpose(1, 2).flatten(2)), dropout)

@@ -123,9 +123,9 @@ class LogMelCNN(nn.Module):
     def parts(self, wave: Tensor) -> tuple[Tensor, Tensor]:
         """(B, T) -> directions of the patches (B, P, D) and the whole sound's (B, D)."""
         patches = self.patches(wave)
-        own = self.directions(patches)
-        say = self.loud(patches).to(own)[..., None]
-        return own, (own * say).sum(1) / say.sum(1)
+        chunks = self.directions(patches)
+        say = self.loud(patches).to(chunks)[..., None]
+        return chunks, (chunks * say).sum(1) / say.sum(1)
 
     def patches(self, wave: Tensor) -> Tensor:
         """(B, T) -> (B, P, 96, 64) log-mel frames; a short wave is padded with silence."""
@@ -137,8 +137,8 @@ class LogMelCNN(nn.Module):
     def directions(self, patches: Tensor) -> Tensor:
         """(B, P, 96, 64) -> (B, P, D), unit norm."""
         flat = patches.flatten(0, 1).split(AT_ONCE)
-        found = torch.cat([self.project(self.listen(part)) for part in flat])
-        return F.normalize(found, dim=-1).unflatten(0, patches.shape[:2])
+        heard = torch.cat([self.project(self.listen(part)) for part in flat])
+        return F.normalize(heard, dim=-1).unflatten(0, patches.shape[:2])
 
     def listen(self, patches: Tensor) -> Tensor:
         """(N, 96, 64) -> (N, hidden), none below zero."""

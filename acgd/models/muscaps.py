@@ -284,8 +284,8 @@ class Search:
         return going
 
     def best(self, unfinished: bool) -> list[int]:
-        found = self.finished or (self.beams if unfinished else [])
-        return max(found, key=lambda beam: beam[0], default=(-math.inf, []))[1]
+        candidates = self.finished or (self.beams if unfinished else [])
+        return max(candidates, key=lambda beam: beam[0], default=(-math.inf, []))[1]
 
 
 def cut(ids: list[int]) -> list[int]:

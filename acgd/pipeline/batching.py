@@ -29,7 +29,7 @@ def together(samples: list[Sample]) -> list[list[Sample]]:
     """Groups that may share batches; those with the same models one behind the other."""
     groups: dict[str, list[Sample]] = {}
     for sample in samples:
-        groups.setdefault(company(sample.run.cfg), []).append(sample)
+        groups.setdefault(batch_key(sample.run.cfg), []).append(sample)
     models: dict[str, list[list[Sample]]] = {}
     for group in groups.values():
         nodes = [group[0].run.cfg[name] for name in MODELS]
@@ -37,11 +37,11 @@ def together(samples: list[Sample]) -> list[list[Sample]]:
     return [group for same in models.values() for group in same]
 
 
-def company(cfg: dict) -> str:
+def batch_key(cfg: dict) -> str:
     """What samples of a batch have in common; equal for those that may share one.
 
     Of guidance's weights that is whether they are 0 (of cfg_scale, which of the network's ways it
-    takes), so that a sample computes, draws and records the same alone as in company.
+    takes), so that a sample computes, draws and records the same alone as in a batch.
     """
     shared = {key: value for key, value in cfg.items() if key not in OF_A_SAMPLE}
     guidance = dict(cfg["guidance"])
@@ -69,12 +69,12 @@ def rounds(groups: list[list[Sample]]) -> Iterator[list[Sample]]:
     Samples of a process that stays stopped are given up with a HeldUp and left untouched.
     """
     yield from groups
-    told, stopped = False, dict[Path, float]()
+    announced, stopped = False, dict[Path, float]()
     while groups := [left for group in groups if (left := [s for s in group if not s.ended])]:
-        if not told:
+        if not announced:
             count = sum(len(group) for group in groups)
             say(f"another process is making {count} of the pictures: waiting for them")
-            told = True
+            announced = True
         time.sleep(PAUSE)
         for group in groups:
             if any(free(sample.run.folder) for sample in group):
@@ -120,13 +120,13 @@ def split(samples: list[Sample], size: int) -> list[list[Sample]]:
 
     A batch is the same again however many of its folders its process came to write into.
     """
-    known = {Path(os.path.normpath(sample.run.folder)): sample for sample in samples}
-    begun = {path: folders.company(path) for path in known}
+    by_folder = {Path(os.path.normpath(sample.run.folder)): sample for sample in samples}
+    begun = {path: folders.batch_members(path) for path in by_folder}
     groups = []
-    for company in {tuple(company): None for company in begun.values() if company}:
-        mates = [p for p in company if p in begun and begun[p] in ([], list(company))]
-        groups.append([known.pop(path) for path in mates if path in known])
-    groups.append(list(known.values()))
+    for members in {tuple(members): None for members in begun.values() if members}:
+        mates = [p for p in members if p in begun and begun[p] in ([], list(members))]
+        groups.append([by_folder.pop(path) for path in mates if path in by_folder])
+    groups.append(list(by_folder.values()))
     return [group[i : i + size] for group in groups for i in range(0, len(group), size)]
 
 

@@ -27,14 +27,14 @@ def write(batch: list[Sample], models: Models, pixels: Tensor) -> None:
     captions = models.captioner(pixels.float() / 255)
     previews = [find_previews(sample) for sample in batch]
     of_previews = (
-        look_back([path for own in previews for path in own], models) if any(captions) else {}
+        look_back([path for paths in previews for path in paths], models) if any(captions) else {}
     )
-    for sample, caption, own in zip(batch, captions, previews, strict=True):
+    for sample, caption, paths in zip(batch, captions, previews, strict=True):
         sample.caption = caption
         words = sample.words or asked(sample)
         sample.scores["caption_agreement"] = agreement(models.judge, words, caption)
         if caption:
-            rows = [(path, of_previews[path]) for path in own]
+            rows = [(path, of_previews[path]) for path in paths]
             name, steps = f"images/seed{sample.run.seed}.png", len(sample.record.losses)
             said = [(f"previews/{path.name}", step_of(path), text) for path, text in rows]
             sample.record.text(CAPTIONS, table([*said, (name, steps, caption)]))
@@ -51,12 +51,12 @@ def step_of(path: Path) -> int:
 
 def look_back(paths: list[Path], models: Models) -> dict[Path, str]:
     """Captions of pictures on disk, by path."""
-    found: dict[Path, str] = {}
+    captions: dict[Path, str] = {}
     for i in range(0, len(paths), CHUNK):
         arrays = [np.array(Image.open(path).convert("RGB")) for path in paths[i : i + CHUNK]]
         x = torch.from_numpy(np.stack(arrays)).permute(0, 3, 1, 2).float() / 255
-        found |= dict(zip(paths[i : i + CHUNK], models.captioner(x), strict=True))
-    return found
+        captions |= dict(zip(paths[i : i + CHUNK], models.captioner(x), strict=True))
+    return captions
 
 
 def asked(sample: Sample) -> list[str]:

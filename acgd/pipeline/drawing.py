@@ -60,9 +60,9 @@ def draw(
     watch = Watch(batch, cfg["snapshot_every"], noise, picture)
     with progress(batch, total, taken, picture is not None) as bar, watch:
         for count, taken_step in enumerate(steps, taken + 1):
-            found = finite.numbers(taken_step)
-            finite.check(batch, found, count, settings)
-            step = found.step
+            numbers = finite.numbers(taken_step)
+            finite.check(batch, numbers, count, settings)
+            step = numbers.step
             if not any_left(batch):
                 break
             bar.set_postfix({k: f"{v.mean():.3g}" for k, v in step.losses.items()}, refresh=False)

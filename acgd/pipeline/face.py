@@ -235,16 +235,16 @@ def read(run: Run, words: Sequence[str]) -> Picture:
     """A finished run from its folder."""
     metrics = json.loads((run.folder / "metrics.json").read_text(encoding="utf-8"))
     about = json.loads((run.folder / "targets.json").read_text(encoding="utf-8"))
-    own = [word for word in words if not word.startswith(("seed=", "prompt.path="))]
-    own += [f"seed={run.seed}"]
+    overrides = [word for word in words if not word.startswith(("seed=", "prompt.path="))]
+    overrides += [f"seed={run.seed}"]
     if path := run.cfg["prompt"].get("path"):
-        own += [f"prompt.path={value_of(path)}"]
+        overrides += [f"prompt.path={value_of(path)}"]
     aside = ("label", "seed", "signature", "caption", "words")
     return Picture(
         folder=run.folder,
         seed=run.seed,
         label=run.label,
-        command=shlex.join(["acgd", *own]),
+        command=shlex.join(["acgd", *overrides]),
         heard=[(label, p) for label, p in about["heard"]],
         described=", ".join(metrics.get("words", [])),
         caption=metrics["caption"],

@@ -37,35 +37,39 @@ def numbers(step: Step) -> Numbers:
     return Numbers(step, x0.bool(), x.bool())
 
 
-def check(batch: Sequence[Sample], found: Numbers, count: int, settings: Settings) -> None:
+def check(batch: Sequence[Sample], numbers: Numbers, count: int, settings: Settings) -> None:
     """Let those samples fail that are no pictures any more."""
     for i, sample in enumerate(batch):
-        if sample.error is None and (line := fault(found, i, sample.record.losses, settings)):
-            sample.fail(UserError(f"step {count} of {count + left(found)}, {line}"))
+        if sample.error is None and (line := fault(numbers, i, sample.record.losses, settings)):
+            sample.fail(UserError(f"step {count} of {count + left(numbers)}, {line}"))
 
 
 def check_pixels(batch: Sequence[Sample], pixels: Tensor) -> None:
     """Let those samples fail whose pixels (B, 3, H, W) are not finite though x was."""
     for sample, good in zip(batch, pixels.isfinite().flatten(1).all(1).tolist(), strict=True):
         if not good and sample.error is None:
-            told = "its pixels are not finite numbers: the autoencoder cannot decode what was drawn"
-            sample.fail(UserError(f"seed {sample.run.seed}: {told}; lower the guidance's weights"))
+            message = (
+                "its pixels are not finite numbers: the autoencoder cannot decode what was drawn"
+            )
+            sample.fail(
+                UserError(f"seed {sample.run.seed}: {message}; lower the guidance's weights")
+            )
 
 
-def left(found: Numbers) -> int:
-    return found.step.total - found.step.index - 1
+def left(numbers: Numbers) -> int:
+    return numbers.step.total - numbers.step.index - 1
 
 
-def fault(found: Numbers, i: int, before: list[dict], settings: Settings) -> str:
+def fault(numbers: Numbers, i: int, before: list[dict], settings: Settings) -> str:
     """What of the i-th sample is not finite, and what to lower; "" if all is well."""
-    seed, losses = settings.seeds[i], found.step.losses
-    weights = {name: own[i % len(own)] for name, own in settings.weights.items()}
+    seed, losses = settings.seeds[i], numbers.step.losses
+    weights = {name: values[i % len(values)] for name, values in settings.weights.items()}
     which: str | None
     wrong = [name for name in losses if weights[name] and not losses[name][i].isfinite()]
     if wrong:
         what, which = f"the loss {wrong[0]}", wrong[0]
-    elif not (found.x0[i] and found.x[i]):
-        what = "the picture" if found.x0[i] else "the prediction"
+    elif not (numbers.x0[i] and numbers.x[i]):
+        what = "the picture" if numbers.x0[i] else "the prediction"
         which = heaviest(weights, losses, i, before)
     else:
         return ""

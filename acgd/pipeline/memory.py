@@ -135,9 +135,9 @@ def unet_bytes(node: tuple, precision: str) -> tuple[int, int, int]:
 
     Without a way back a sample holds the skips and, beside them, a few of the largest maps.
     """
-    known = inspect.signature(UNet).parameters
+    accepted = inspect.signature(UNet).parameters
     given, path = dict(node), checkpoints.locate(dict(node)["checkpoint"])
-    unet = checkpoints.empty(UNet, path, {k: v for k, v in given.items() if k in known})
+    unet = checkpoints.empty(UNet, path, {k: v for k, v in given.items() if k in accepted})
     unet = unet.to("meta").requires_grad_(False).eval().convert_torso(precision)
     skips: list[int] = []
     for stage in unet.input_blocks:
@@ -165,11 +165,15 @@ def tower_bytes(node: tuple, precision: str) -> tuple[int, int, int]:
     source = given.get("image_from")
     if source is not None:
         state = checkpoints.load_state(IMAGE_FROM.get(source.lower()) or source)
-    if not (known := {**sizes(state), **(checkpoints.read_config(path) if not source else {})}):
+    if not (
+        architecture := {**sizes(state), **(checkpoints.read_config(path) if not source else {})}
+    ):
         return 0, whole, 0
-    known = {k: v for k, v in known.items() if k in inspect.signature(CLIP).parameters}
+    architecture = {
+        k: v for k, v in architecture.items() if k in inspect.signature(CLIP).parameters
+    }
     with checkpoints.Unfilled():
-        model = CLIP(**known).eval().requires_grad_(False)
+        model = CLIP(**architecture).eval().requires_grad_(False)
     model = halve_(model.to("meta"), precision_dtype(precision, torch.device("cpu")))
     side = model.image_resolution
     x = torch.empty(1, 3, side, side, device="meta", dtype=model.dtype)
@@ -182,12 +186,12 @@ def stored(module: nn.Module) -> int:
 
 def kept_bytes(module: nn.Module, run: Callable[[Tensor], Tensor], x: Tensor) -> int:
     """What autograd keeps of run(x) beside the module's own tensors, each storage once."""
-    own = {t.untyped_storage()._cdata for t in module.state_dict().values()}
+    storages = {t.untyped_storage()._cdata for t in module.state_dict().values()}
     kept: dict[int, int] = {}
 
     def pack(tensor: Tensor) -> Tensor:
         storage = tensor.untyped_storage()
-        if storage._cdata not in own:
+        if storage._cdata not in storages:
             kept[storage._cdata] = storage.nbytes()
         return tensor
 

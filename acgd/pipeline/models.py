@@ -106,10 +106,10 @@ def key(node: dict, where: dict) -> str:
     return json.dumps([canonical(node), where], sort_keys=True)
 
 
-def make(node: dict, **known: Any) -> Any:
+def make(node: dict, **provided: Any) -> Any:
     """build(), with the members of several built first, each on its device and in its precision."""
     if "members" in node:
-        built = {name: build(member, **known) for name, member in node["members"].items()}
-        own = {name: value for name, value in node.items() if name != "members"}
-        return build(own, members=built)
-    return build(node, **known)
+        built = {name: build(member, **provided) for name, member in node["members"].items()}
+        settings = {name: value for name, value in node.items() if name != "members"}
+        return build(settings, members=built)
+    return build(node, **provided)

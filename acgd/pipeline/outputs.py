@@ -45,15 +45,15 @@ def show(sample: Sample, pixels: Tensor, suffix: str = "") -> str:
 UNSURE = 0.25  # odds below which a sound counts as not recognised
 
 
-def tell_heard(batch: list[Sample], models: Models, alone: bool, told: set[str]) -> None:
+def tell_heard(batch: list[Sample], models: Models, alone: bool, printed: set[str]) -> None:
     """What is heard, before anything is drawn of it; each sound once, whatever its seeds. And what
     the embedded models have no picture of. told: what this command has said already."""
-    for label, like in unknown(batch, models, told).items():
+    for label, like in unknown(batch, models, printed).items():
         say(f'"{label}" is not among what the embedded models draw; nearest: {", ".join(like)}')
     for sample in batch:
-        if not sample.heard or sample.run.label in told:
+        if not sample.heard or sample.run.label in printed:
             continue
-        told.add(sample.run.label)
+        printed.add(sample.run.label)
         heard = ", ".join(f"{label} {percent(p)}" for label, p in sample.heard[:3])
         words = ", ".join(sample.words)
         if alone:
@@ -69,20 +69,20 @@ def tell_heard(batch: list[Sample], models: Models, alone: bool, told: set[str])
             )
 
 
-def unknown(batch: list[Sample], models: Models, told: set[str]) -> dict[str, list[str]]:
+def unknown(batch: list[Sample], models: Models, printed: set[str]) -> dict[str, list[str]]:
     """Text prompts of embedded models that name nothing they know, with the nearest names."""
     if not batch or not str(batch[0].run.cfg["model"].get("checkpoint")).startswith("embedded:"):
         return {}
     asked = dict.fromkeys(words for one in batch for words in asked_in_words(one))
-    strange = [w for w in asked if w not in told and not vocabulary.is_known(w)]
-    told.update(strange)
+    strange = [w for w in asked if w not in printed and not vocabulary.is_known(w)]
+    printed.update(strange)
     return {words: vocabulary.nearest(words, models.encoder) for words in strange}
 
 
 def asked_in_words(sample: Sample) -> list[str]:
     """The texts that the prompt itself gave, without what a describer said of a sound."""
-    own = [t.label for t in sample.targets if t.kind == "text" and t.weight > 0]
-    return [label for label in own if label not in sample.words]
+    words = [t.label for t in sample.targets if t.kind == "text" and t.weight > 0]
+    return [label for label in words if label not in sample.words]
 
 
 def tell(sample: Sample, alone: bool, beside: str = "") -> None:

@@ -61,12 +61,12 @@ def quietly(batch: list[Sample], models: Models) -> None:
 
 def telling(alone: bool) -> Begun:
     """Tells what is heard, each thing once a command; torch is loaded by then."""
-    told: set[str] = set()
+    printed: set[str] = set()
 
     def begun(batch: list[Sample], models: Models) -> None:
         from acgd.pipeline import outputs
 
-        outputs.tell_heard(batch, models, alone, told)
+        outputs.tell_heard(batch, models, alone, printed)
 
     return begun
 
@@ -100,7 +100,7 @@ def make(runs: list[Run], begun: Begun = quietly) -> Iterator[Sample]:
     for group in batching.rounds(together(ready)):
         for sample in paint_all(group, begun):
             yield sample
-            sample.let_go()
+            sample.release()
         if any(stops(sample) for sample in group):
             return
     yield from (sample for sample in ready if isinstance(sample.error, batching.HeldUp))
@@ -129,10 +129,10 @@ def opened(runs: list[Run]) -> Iterator[Sample]:
 
 def finished(run: Run) -> bool:
     """Whether a run is ok and whole; a line says of one that is damaged that it is made again."""
-    known = folders.state(run.folder)
-    if known.get("status") != "ok":
+    status = folders.state(run.folder)
+    if status.get("status") != "ok":
         return False
-    if fault := manifest.fault(run.folder, known):
+    if fault := manifest.fault(run.folder, status):
         say(f"{run.folder} is damaged ({fault}): it is made again")
         return False
     locks.open_up(run.folder)
@@ -143,13 +143,13 @@ def paint_all(group: list[Sample], begun: Begun) -> Iterator[Sample]:
     """A group's samples batch by batch; W&B gets its copy of them beside the next one."""
     from acgd.pipeline.models import Models
 
-    cfg, known = group[0].run.cfg, dict[str, Heard]()
+    cfg, heard_before = group[0].run.cfg, dict[str, Heard]()
     logger = build(cfg["logger"])
     logger.begin()
     models = guarded(group, lambda: Models(cfg))
     for batch in batches(group, cfg) if models else [group]:
         if models and not batch[0].made_before:
-            attempt(batch, models, known, begun)
+            attempt(batch, models, heard_before, begun)
         logger.tell([s.run.folder for s in batch if s.picture and not s.error])
         yield from batch
         if any(stops(sample) for sample in batch):
@@ -158,11 +158,11 @@ def paint_all(group: list[Sample], begun: Begun) -> Iterator[Sample]:
 
 
 def attempt(
-    batch: list[Sample], models: Models, known: dict[str, Heard], begun: Begun = quietly
+    batch: list[Sample], models: Models, heard_before: dict[str, Heard], begun: Begun = quietly
 ) -> None:
-    """Make a batch. What fails in company is tried alone, so that one cannot hurt the others."""
+    """Make a batch. What fails in a batch is tried alone, so that one cannot hurt the others."""
     for sample in batch:
-        guarded([sample], partial(listen, sample, models, known))
+        guarded([sample], partial(listen, sample, models, heard_before))
     batch = [sample for sample in batch if sample.error is None]
     begun(batch, models)
     if guarded(batch, lambda: paint(batch, models)) or len(batch) < 2:
@@ -203,7 +203,7 @@ def paint(batch: list[Sample], models: Models) -> bool:
         where = f"{models.device}, {models.precision}, cfg_scale {scale or 0:g}"
         sample.record.log(f"{where}, batch of {len(batch)}")
         made_with = environment.describe(sample.run.cfg, models.device, models.precision)
-        sample.record.json("environment.json", made_with | {"batch": sample.record.company})
+        sample.record.json("environment.json", made_with | {"batch": sample.record.batch_members})
     models.make_room()
     pixels, twins = draw_with_twins(batch, models, resume_from)
     batch, pixels, twins = without_failed(batch, pixels, twins)
@@ -245,5 +245,5 @@ def conclude(failed: list[Sample], good: int, runs: list[Run]) -> None:
     for sample, error in zip(failed, errors, strict=True):
         say(f"{sample.run.label}, seed {sample.run.seed}: {one_line(error)}")
     if failed:
-        told = f"{len(failed)} of {good + len(failed)} pictures failed, see their status.json"
-        raise UserError(told)
+        message = f"{len(failed)} of {good + len(failed)} pictures failed, see their status.json"
+        raise UserError(message)

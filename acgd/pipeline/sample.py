@@ -44,6 +44,6 @@ class Sample:
         self.error = error
         self.record.fail(error)
 
-    def let_go(self) -> None:
+    def release(self) -> None:
         """Of what only its making needed: a sweep has thousands of finished samples."""
         self.record.losses, self.targets, self.judged = [], [], []

@@ -74,9 +74,9 @@ def sample(
     x = diffusion.start(x, full, settings.skip_steps)
     guide = None
     if settings.guided:
-        known = {"encoder": models.encoder, "targets": targets, "init_image": init}
-        known |= {"diffusion": diffusion, "noise": noise, "decode": model.decode}
-        guide = read_settings.guide(settings.guidance, settings.weights, **known)
+        provided = {"encoder": models.encoder, "targets": targets, "init_image": init}
+        provided |= {"diffusion": diffusion, "noise": noise, "decode": model.decode}
+        guide = read_settings.guide(settings.guidance, settings.weights, **provided)
     start, history = settings.skip_steps, list[Tensor]()
     if resume_from is not None:
         noise.load_state(resume_from.noise)

@@ -79,7 +79,7 @@ def losses(options: dict) -> list[str]:
     return list(named)
 
 
-def guide(options: dict, weights: dict[str, Any] | None = None, **known: Any) -> Guidance:
+def guide(options: dict, weights: dict[str, Any] | None = None, **provided: Any) -> Guidance:
     """Guidance from its config.
 
     `known`: what losses are made of: encoder, targets, diffusion, noise, init_image. Guidance and
@@ -91,7 +91,7 @@ def guide(options: dict, weights: dict[str, Any] | None = None, **known: Any) ->
     weights = {name: weight if weight is not None else 0.0 for name, weight in weights.items()}
     nodes = {name: options["losses"][name] for name in names}
     plain = {k: v for k, v in options.items() if k not in (*NOT_GUIDANCE, *names, "_target_")}
-    made = {name: build(node, **plain, **known) for name, node in nodes.items()}
+    made = {name: build(node, **plain, **provided) for name, node in nodes.items()}
     takers = (Guidance, *map(type, made.values()))
     taken = {key for taker in takers for key in signature(taker).parameters}
     if unknown := sorted(plain.keys() - taken):
@@ -99,7 +99,7 @@ def guide(options: dict, weights: dict[str, Any] | None = None, **known: Any) ->
     if isinstance(plain.get("schedule"), dict):
         plain["schedule"] = build(plain["schedule"])
     node = {"_target_": options["_target_"]}
-    return build(node, losses=made, weights=weights, **plain, **known)
+    return build(node, losses=made, weights=weights, **plain, **provided)
 
 
 def scale(values: Sequence[float], device: str | torch.device) -> Tensor:

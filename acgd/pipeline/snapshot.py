@@ -153,7 +153,7 @@ def find(batch: Sequence[Sample]) -> Snapshot | None:
         return None
     signatures = [sample.run.signature for sample in batch]
     files: dict[tuple[int, int], Path] = {}  # each file once: the links of a batch are one
-    found = []
+    snapshots = []
     for sample in batch:
         with suppress(OSError):
             path = sample.run.folder / SNAPSHOT
@@ -161,12 +161,12 @@ def find(batch: Sequence[Sample]) -> Snapshot | None:
             files.setdefault((stat.st_dev, stat.st_ino), path)
     for path in files.values():
         try:
-            found.append(load(path, signatures))
+            snapshots.append(load(path, signatures))
         except ValueError as error:
             for sample in batch:
                 sample.record.log(f"{path}: {error}")
     # by what they hold: clocks jump
-    return max(found, key=lambda one: (one.picture is not None, one.steps), default=None)
+    return max(snapshots, key=lambda one: (one.picture is not None, one.steps), default=None)
 
 
 def load(path: Path, signatures: Sequence[str]) -> Snapshot:

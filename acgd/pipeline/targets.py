@@ -59,21 +59,21 @@ class Heard:
     judged: list[Target]
 
 
-def listen(sample: Sample, models: Models, known: dict[str, Heard]) -> None:
+def listen(sample: Sample, models: Models, heard_before: dict[str, Heard]) -> None:
     """The prompt as targets, by the encoder and, for the metrics only, by the judge.
 
     `known`: what the same models made of earlier samples' prompts, which is not asked again.
     """
     cfg = sample.run.cfg
     key = json.dumps([cfg["prompt"], cfg["heard"]], sort_keys=True)
-    if key not in known:
-        if len(known) >= MOST:
-            known.pop(next(iter(known)))
+    if key not in heard_before:
+        if len(heard_before) >= MOST:
+            heard_before.pop(next(iter(heard_before)))
         assert sample.source is not None  # it has been looked at
-        known[key] = ask(sample.source, cfg["heard"], models)
-    found = known[key]
-    sample.words, sample.described, sample.heard = found.words, found.described, found.heard
-    sample.targets, sample.judged = found.targets, found.judged
+        heard_before[key] = ask(sample.source, cfg["heard"], models)
+    heard = heard_before[key]
+    sample.words, sample.described, sample.heard = heard.words, heard.described, heard.heard
+    sample.targets, sample.judged = heard.targets, heard.judged
 
 
 def ask(source: PromptSource, share_heard: float, models: Models) -> Heard:

@@ -29,10 +29,10 @@ class AudioPrompt:
         duration: float = 10.0,
         weight: float = 1.0,
     ):
-        found = audio.find(path)
-        if len(found) > 1:
-            raise UserError(f"prompt.path={path}: one sound at a time here, not {len(found)}")
-        self.path, self.offset, self.duration = found[0], offset, duration
+        files = audio.find(path)
+        if len(files) > 1:
+            raise UserError(f"prompt.path={path}: one sound at a time here, not {len(files)}")
+        self.path, self.offset, self.duration = files[0], offset, duration
         try:
             self.weight = float(weight)
         except (TypeError, ValueError):

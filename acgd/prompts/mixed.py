@@ -49,5 +49,5 @@ class MixedPrompt:
         both = [
             source for name, source in (("audio", self.audio), ("text", self.text)) if shares[name]
         ]
-        found = [target for source in both for target in source(encoder)]
-        return [replace(target, weight=target.weight * shares[target.kind]) for target in found]
+        targets = [target for source in both for target in source(encoder)]
+        return [replace(target, weight=target.weight * shares[target.kind]) for target in targets]

@@ -67,7 +67,7 @@ def url(path: Path | None, folder: Path) -> str | None:
 def frames_of_run(record: Record) -> list[dict]:
     """The previews: {"src", "step", "caption"}, each a file of its own."""
     folder, _, _, previews = found(record)
-    return [{"src": url(path, folder), **told} for path, told in captioned(folder, previews)]
+    return [{"src": url(path, folder), **words} for path, words in captioned(folder, previews)]
 
 
 def frames_of_many(record: Record, look: dict) -> list[dict]:
@@ -77,7 +77,9 @@ def frames_of_many(record: Record, look: dict) -> list[dict]:
     folder, _, _, previews = found(record)
     pairs = captioned(folder, thumbnails.spread(previews))
     of = len(pairs)
-    return [{"src": look["strip"], "at": i, "of": of, **told} for i, (_, told) in enumerate(pairs)]
+    return [
+        {"src": look["strip"], "at": i, "of": of, **words} for i, (_, words) in enumerate(pairs)
+    ]
 
 
 def captioned(folder: Path, previews: list[Path]) -> list[tuple[Path, dict]]:
@@ -89,11 +91,11 @@ def captioned(folder: Path, previews: list[Path]) -> list[tuple[Path, dict]]:
         said = {}
     numbers = [path.stem.removeprefix("step_").lstrip("0") for path in previews]
     names = [f"previews/{path.name}" for path in previews]
-    told = [
+    frames = [
         {"step": number or "0", "caption": said.get(name) or ""}
         for number, name in zip(numbers, names, strict=True)
     ]
-    return list(zip(previews, told, strict=True))
+    return list(zip(previews, frames, strict=True))
 
 
 def subject(row: dict, target: Path, records: list[Record]) -> dict:

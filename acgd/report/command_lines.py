@@ -26,14 +26,14 @@ def command(record: Record) -> str:
     given = record["overrides"] or started(record["folder"])
     if given is None:
         return ""
-    own = {key: record["config"].get(key) for key in SUBJECT}
-    own = {key: f"{key}={quoted(value)}" for key, value in own.items() if value is not None}
-    told = []
+    chosen = {key: record["config"].get(key) for key in SUBJECT}
+    chosen = {key: f"{key}={quoted(value)}" for key, value in chosen.items() if value is not None}
+    words = []
     for word in given:
         key = word.partition("=")[0]
         if key != "seed":
-            told.append(own.pop(key, harmless(word)))
-    return " ".join([acgd(), *map(shlex.quote, [*told, *own.values()])])
+            words.append(chosen.pop(key, harmless(word)))
+    return " ".join([acgd(), *map(shlex.quote, [*words, *chosen.values()])])
 
 
 def harmless(word: str) -> str:
@@ -44,10 +44,10 @@ def harmless(word: str) -> str:
 
 def started(folder: Path | None) -> list[str] | None:
     """The words of the command that made a run outside a sweep, None where they are not known."""
-    told = run_records.parse(folder / "environment.json").get("command") if folder else None
-    given = told[1:] if isinstance(told, list) else []
-    known = bool(told) and all(isinstance(word, str) and "=" in word for word in given)
-    return given if known and not any(word.startswith("-") for word in given) else None
+    typed = run_records.parse(folder / "environment.json").get("command") if folder else None
+    given = typed[1:] if isinstance(typed, list) else []
+    is_whole = bool(typed) and all(isinstance(word, str) and "=" in word for word in given)
+    return given if is_whole and not any(word.startswith("-") for word in given) else None
 
 
 def again(record: Record) -> str:
@@ -66,8 +66,8 @@ def near(folder: Path) -> str:
 def sweep(folder: Path) -> str:
     """The line that a sweep was started with, "" where it is not known."""
     try:
-        told = texts.tree(texts.text(folder / "multirun.yaml", "multirun.yaml"))
-        given = [harmless(str(word)) for word in told["hydra"]["overrides"]["task"]]
+        multirun = texts.tree(texts.text(folder / "multirun.yaml", "multirun.yaml"))
+        given = [harmless(str(word)) for word in multirun["hydra"]["overrides"]["task"]]
     except (UserError, KeyError, TypeError):
         return ""
     return " ".join([acgd(), *map(shlex.quote, given), "-m"])

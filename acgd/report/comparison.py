@@ -23,10 +23,10 @@ def tables(folder: Path, records: list[Record], keys: list[str]) -> list[dict]:
         return []
     found = []
     if len(combinations(records, keys)) <= MOST:
-        told = run_records.parse(folder / "compare.json") if up_to_date(folder, records) else {}
-        if told.get("by") != keys:
-            told = compare.write(folder, records)
-        found.append(shown(keys, told["measures"], told["table"], told["pairs"]))
+        content = run_records.parse(folder / "compare.json") if up_to_date(folder, records) else {}
+        if content.get("by") != keys:
+            content = compare.write(folder, records)
+        found.append(shown(keys, content["measures"], content["table"], content["pairs"]))
     for key in keys if len(keys) > 1 else []:
         if len(combinations(records, [key])) <= MOST:
             table, pairs = compare.table(records, [key]), compare.pairs(records, [key])

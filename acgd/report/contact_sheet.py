@@ -73,8 +73,8 @@ def arranged(count: int, samples: list[dict]) -> tuple[Plan, list[list[list[dict
     plan = planned([", ".join(one) for one in settings], max(map(len, cells.values())))
     table = [[cells.get((i, one), []) for one in settings] for i in range(count)]
     if plan is None:
-        table = [[[sample for cell in own for sample in cell]] for own in table]
-        across = min(max(len(own[0]) for own in table), (LARGEST - LEFT) // (64 + GAP))
+        table = [[[sample for cell in row for sample in cell]] for row in table]
+        across = min(max(len(row[0]) for row in table), (LARGEST - LEFT) // (64 + GAP))
         plan = Plan([""], across, 64)
     return plan, table
 

@@ -47,8 +47,8 @@ def slug(label: str) -> str:
 def subject(record: Record) -> list[Any]:
     """What the picture is of: [path, text, image], None for what the prompt does not have."""
     chosen = {key: re.sub(r"\\(.)", r"\1", one) for key, one in run_records.chosen(record).items()}
-    known = record["config"] or chosen
-    return [known.get(key) for key in SUBJECT]
+    config = record["config"] or chosen
+    return [config.get(key) for key in SUBJECT]
 
 
 def row(record: Record, asked: list[Any]) -> dict:

@@ -143,7 +143,7 @@ def filled(title: str, data: str, picture: str | None) -> str:
     parts = {"title": html.escape(title), "made": made, "fallback": fallback}
     parts |= {"style": style, "data": data, "script": code}
     policy, rest = template.split("{{policy}}")
-    page = re.sub(r"\{\{(\w+)\}\}", lambda found: parts[found[1]], rest)
+    page = re.sub(r"\{\{(\w+)\}\}", lambda match: parts[match[1]], rest)
     return policy + allowed(page) + page
 
 

@@ -21,9 +21,9 @@ TOLD = ("ok", "failed", "interrupted", "not started")  # other states are unfini
 def scores(records: list[Record]) -> list[dict]:
     """The scores that finished records have: {"key", "name", "low" (less is better)}."""
     done = (record["scores"] for record in records if record["status"] == "ok")
-    found = (pair for scores in done for pair in scores.items())
-    known = dict.fromkeys(key for key, value in found if is_number(value))
-    keys = [key for key in FIRST if key in known] + [key for key in known if key not in FIRST]
+    pairs = (pair for scores in done for pair in scores.items())
+    names = dict.fromkeys(key for key, value in pairs if is_number(value))
+    keys = [key for key in FIRST if key in names] + [key for key in names if key not in FIRST]
     return [
         {"key": key, "name": name(key), "low": key.rpartition(".")[2] in LOW_IS_GOOD}
         for key in keys
@@ -43,8 +43,8 @@ def is_number(value: object) -> TypeGuard[float]:
 
 def sample(record: Record, row: int, settings: list[str], columns: list[dict]) -> dict:
     """What a tile shows of a record, and what it is sorted and filtered by."""
-    known = record["scores"] if record["status"] == "ok" else {}
-    values = [known.get(column["key"]) for column in columns]
+    scores = record["scores"] if record["status"] == "ok" else {}
+    values = [scores.get(column["key"]) for column in columns]
     return {
         "row": row,
         "label": record["label"] or "",
@@ -62,13 +62,13 @@ def sample(record: Record, row: int, settings: list[str], columns: list[dict]) -
 
 def detail(record: Record, common: dict, frames: list[dict]) -> dict:
     """What an enlarged picture shows besides."""
-    own = {k: v for k, v in record["config"].items() if k not in common or common[k] != v}
+    options = {k: v for k, v in record["config"].items() if k not in common or common[k] != v}
     of = {k.removesuffix(".of"): v for k, v in record["scores"].items() if k.endswith(".of")}
     named = {k.removesuffix(".names"): v for k, v in record["scores"].items() if "names" in k}
     return {
         "frames": frames,
         "losses": losses(record["folder"]),
-        "config": own,
+        "config": options,
         "traceback": record["traceback"] or "",
         "heard": record["heard"][:5],
         "seen": {who: labels[:5] for who, labels in named.items() if isinstance(labels, list)},
@@ -81,12 +81,12 @@ def detail(record: Record, common: dict, frames: list[dict]) -> dict:
 
 def made(folder: Path | None) -> str:
     """What a run was made with: versions, device and commit, as far as it was written down."""
-    told = run_records.parse(folder / "environment.json") if folder else {}
-    packages = told.get("packages")
+    environment = run_records.parse(folder / "environment.json") if folder else {}
+    packages = environment.get("packages")
     packages = packages if isinstance(packages, dict) else {}
     parts = [f"{name} {packages[name]}" for name in ("acgd", "torch") if packages.get(name)]
-    parts += [str(told[key]) for key in ("device_name", "precision") if told.get(key)]
-    commit = re.match(r"[0-9a-f]{10}", str(told.get("git")))
+    parts += [str(environment[key]) for key in ("device_name", "precision") if environment.get(key)]
+    commit = re.match(r"[0-9a-f]{10}", str(environment.get("git")))
     return ", ".join(parts + ([f"commit {commit[0]}"] if commit else []))
 
 

@@ -7,8 +7,8 @@
     losses.csv     one row a step
     captions.csv   what a captioner says of each preview and of the picture
     metrics.json   similarities and ranks, by judge and by encoder
-    status.json    running, ok, failed or interrupted; while it is not ok, its company, when it
-                   is, the sizes and hashes of its files
+    status.json    running, ok, failed or interrupted; while it is not ok, its batch's members,
+                   when it is, the sizes and hashes of its files
     environment.json  what it was made with: versions, weights, device
     log.txt        what happened when
     snapshot.pt    only while it is unfinished: where its batch stood
@@ -54,7 +54,7 @@ class Record:
     def __init__(self, run: Run):
         self.run, self.folder = run, run.folder
         self.losses: list[dict[str, float]] = []
-        self.company: list[str] | None = None  # its batch's folders, seen from beside its own
+        self.batch_members: list[str] | None = None  # its batch's folders, seen from beside its own
         self.began = time.monotonic()
         self.staged: Path | None = None  # the status.json that says ok, before it is in its place
 
@@ -62,7 +62,7 @@ class Record:
         """Make the folder and say that the run is running, in a batch with these folders."""
         self.folder.mkdir(parents=True, exist_ok=True)
         tidy(self.folder)
-        self.company = [os.path.relpath(other, self.folder.parent) for other in batch]
+        self.batch_members = [os.path.relpath(other, self.folder.parent) for other in batch]
         write(self.folder / "config.yaml", as_yaml(self.run.cfg))
         self.status("running")
 
@@ -124,7 +124,8 @@ class Record:
         seconds = round(time.monotonic() - self.began, 3)
         content = {"status": status, "signature": self.run.signature, "seconds": seconds, **more}
         if status != "ok":
-            content["company"] = self.company or state(self.folder).get("company") or []
+            before = state(self.folder).get("batch_members") or []
+            content["batch_members"] = self.batch_members or before
         return json.dumps(content, indent=1, ensure_ascii=False) + "\n"
 
     def stage(self, **more: object) -> None:
@@ -145,8 +146,8 @@ class Record:
         A run whose pictures are all written, now or before, stays what it is. Where nothing can be
         written (a full disk) the run stays `running`: it is taken up again either way.
         """
-        known = state(self.folder)
-        if known.get("status") == "ok" or known.get("written"):
+        status = state(self.folder)
+        if status.get("status") == "ok" or status.get("written"):
             return
         what = "interrupted" if isinstance(error, KeyboardInterrupt) else "failed"
         trace = "".join(traceback.format_exception(error))
@@ -189,10 +190,10 @@ def state(folder: Path) -> dict:
     try:
         if not (folder / "status.json").is_file():  # a link to a device would never end
             return {}
-        found = json.loads((folder / "status.json").read_text(encoding="utf-8"))
+        content = json.loads((folder / "status.json").read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return {}
-    return found if isinstance(found, dict) else {}
+    return content if isinstance(content, dict) else {}
 
 
 def status(folder: Path) -> str:
@@ -200,16 +201,16 @@ def status(folder: Path) -> str:
     return str(state(folder).get("status", "absent"))
 
 
-def company(folder: Path) -> list[Path]:
+def batch_members(folder: Path) -> list[Path]:
     """The folders of the batch in which an unfinished run was begun, itself among them; or []."""
-    names = state(folder).get("company") or []
+    names = state(folder).get("batch_members") or []
     return [Path(os.path.normpath(folder.parent / name)) for name in names]
 
 
 def finished(folder: Path) -> bool:
     """Whether a run is ok and still holds what it promised, by the sizes of its files."""
-    known = state(folder)
-    return known.get("status") == "ok" and not manifest.fault(folder, known)
+    status = state(folder)
+    return status.get("status") == "ok" and not manifest.fault(folder, status)
 
 
 def finish(records: Sequence[Record], **more: object) -> None:
@@ -234,15 +235,15 @@ def finish(records: Sequence[Record], **more: object) -> None:
 
 def settle(folder: Path) -> None:
     """Let a whole batch say `ok` if all was written and its process died before it said so."""
-    batch = company(folder)
+    batch = batch_members(folder)
     first = state(batch[0]) if batch else {}
-    if not first.get("written") or company(batch[0]) != batch:
+    if not first.get("written") or batch_members(batch[0]) != batch:
         return
     for path in reversed(batch):
-        if company(path) == batch:
+        if batch_members(path) == batch:
             tidy(path)
             (path / SNAPSHOT).unlink(missing_ok=True)
-            told = {k: v for k, v in state(path).items() if k not in ("company", "written")}
-            told |= {"status": "ok", "batch": first.get("batch"), "files": manifest.take(path)}
-            write(path / "status.json", json.dumps(told, indent=1) + "\n")
+            status = {k: v for k, v in state(path).items() if k not in ("batch_members", "written")}
+            status |= {"status": "ok", "batch": first.get("batch"), "files": manifest.take(path)}
+            write(path / "status.json", json.dumps(status, indent=1) + "\n")
     atomic_files.flush(batch)

@@ -52,9 +52,9 @@ def held(folders: list[Path]) -> Iterator[bool]:
 def lock(folder: Path) -> Iterator[None]:
     """One folder's lock, or filelock's Timeout at once. A finished folder is left without one."""
     folder.mkdir(parents=True, exist_ok=True)
-    own = FileLock(folder / LOCK, timeout=0)
+    file_lock = FileLock(folder / LOCK, timeout=0)
     try:
-        own.acquire()
+        file_lock.acquire()
     except NotImplementedError:  # a file system without locks
         yield
         return
@@ -63,7 +63,7 @@ def lock(folder: Path) -> Iterator[None]:
     finally:
         if status(folder) == "ok":
             open_up(folder)
-        own.release()
+        file_lock.release()
 
 
 def open_up(folder: Path) -> None:

@@ -16,12 +16,12 @@ OWN = ("status.json",)  # it holds the manifest
 
 def take(folder: Path) -> dict[str, dict]:
     """{"images/seed0.png": {"bytes": 2048, "sha256": "..."}, ...} of what is there now."""
-    found = {}
+    sizes = {}
     for path in kept(folder):
         data = path.read_bytes()
         name = path.relative_to(folder).as_posix()
-        found[name] = {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
-    return found
+        sizes[name] = {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
+    return sizes
 
 
 def kept(folder: Path) -> list[Path]:
@@ -57,10 +57,10 @@ def wrong(folder: Path, name: str, promised: dict, hashes: bool) -> str:
 
 def without_manifest(folder: Path) -> str:
     try:
-        found = {path: path.stat().st_size for path in kept(folder)}
+        sizes = {path: path.stat().st_size for path in kept(folder)}
     except OSError:
         return "its folder is unreadable"
-    empty = [path for path, size in found.items() if not size]
+    empty = [path for path, size in sizes.items() if not size]
     if empty:
         return f"{empty[0].relative_to(folder).as_posix()} is empty"
-    return "" if any(path.parent.name == "images" for path in found) else "its picture is gone"
+    return "" if any(path.parent.name == "images" for path in sizes) else "its picture is gone"

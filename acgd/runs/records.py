@@ -42,38 +42,38 @@ def read(folder: str | Path) -> list[Record]:
     samples is a record without a folder. Jobs of that kind are not told of in outputs/NAME.
     """
     folder = Path(folder)
-    own = parse(folder / "status.json")
-    if "overrides" in own:
+    status = parse(folder / "status.json")
+    if "overrides" in status:
         return of_jobs([folder], folder.parent.parent.parent)
-    if own or (folder / "config.yaml").is_file():
+    if status or (folder / "config.yaml").is_file():
         return [sample(folder, [])]
     jobs = [path.parent for path in folder.glob("*/status.json") if "overrides" in parse(path)]
     if jobs:
         return of_jobs(jobs, folder.parent.parent)
-    known: dict[Path, list[str]] = {}
+    overrides: dict[Path, list[str]] = {}
     for path in sorted(folder.glob("sweeps/*/*/status.json")):
         job = parse(path)
-        known |= {folder / run: job.get("overrides") or [] for run in names(job)}
+        overrides |= {folder / run: job.get("overrides") or [] for run in names(job)}
     runs = [path for path in sorted(folder.glob("*/")) if NAME.fullmatch(path.name)]
-    return [sample(path, known.get(path, [])) for path in runs]
+    return [sample(path, overrides.get(path, [])) for path in runs]
 
 
 def of_jobs(jobs: list[Path], home: Path) -> list[Record]:
     """The records of a sweep's jobs in their order; home is outputs/NAME."""
-    found: dict[Path, Record] = {}
+    records: dict[Path, Record] = {}
     for number, path in enumerate(sorted(jobs, key=in_order)):
         job = parse(path / "status.json")
         overrides = job.get("overrides") or []
         for run in names(job):
-            found.setdefault(home / run, sample(home / run, overrides))
+            records.setdefault(home / run, sample(home / run, overrides))
         if not names(job):
-            found[Path(str(number))] = empty(None) | {
+            records[Path(str(number))] = empty(None) | {
                 "status": job.get("status") or "absent",
                 "error": job.get("error"),
                 "traceback": job.get("traceback"),
                 "overrides": overrides,
             }
-    return list(found.values())
+    return list(records.values())
 
 
 def in_order(path: Path) -> tuple[int, str]:
@@ -90,8 +90,8 @@ def sample(folder: Path, overrides: list[str]) -> Record:
     """The record of one run's folder."""
     status, metrics = parse(folder / "status.json"), parse(folder / "metrics.json")
     record = empty(folder) | {"overrides": list(overrides), "config": settings(folder)}
-    if told := NAME.fullmatch(folder.name):
-        record |= told.groupdict() | {"seed": int(told["seed"])}
+    if match := NAME.fullmatch(folder.name):
+        record |= match.groupdict() | {"seed": int(match["seed"])}
     record |= {key: metrics[key] for key in ("label", "seed", "signature") if key in metrics}
     record |= {key: status[key] for key in ("status", "error", "traceback") if key in status}
     batch = status.get("batch")
@@ -140,10 +140,10 @@ def parse(path: Path) -> dict:
     try:
         if not path.is_file():  # a link to a device would never end
             return {}
-        found = json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return {}
-    return found if isinstance(found, dict) else {}
+    return content if isinstance(content, dict) else {}
 
 
 def settings(folder: Path) -> dict[str, Any]:
@@ -160,19 +160,19 @@ def settings(folder: Path) -> dict[str, Any]:
 @lru_cache(maxsize=4096)
 def block(text: str) -> tuple[tuple[str, Any], ...]:
     """One key of config.yaml with what is below it: most are the same in a thousand runs."""
-    found = texts.tree(text)
-    return tuple(flat(found).items()) if isinstance(found, dict) else ()
+    tree = texts.tree(text)
+    return tuple(flat(tree).items()) if isinstance(tree, dict) else ()
 
 
 def flat(node: dict, prefix: str = "") -> dict[str, Any]:
     """{"guidance": {"clip": 1}} as {"guidance.clip": 1}; lists stay whole."""
-    found: dict[str, Any] = {}
+    flattened: dict[str, Any] = {}
     for key, value in node.items():
         if isinstance(value, dict):
-            found |= flat(value, f"{prefix}{key}.")
+            flattened |= flat(value, f"{prefix}{key}.")
         else:
-            found[f"{prefix}{key}"] = value
-    return found
+            flattened[f"{prefix}{key}"] = value
+    return flattened
 
 
 def varied(records: list[Record]) -> list[str]:
@@ -187,10 +187,10 @@ def varied(records: list[Record]) -> list[str]:
     else:
         given = [record["config"] for record in records if record["config"]]
     keys = [key for key in dict.fromkeys(key for one in given for key in one) if counts(key)]
-    found = [key for key in keys if len({repr(one.get(key)) for one in given}) > 1]
-    nodes = [key.removesuffix("._target_") for key in found if key.endswith("._target_")]
+    varying = [key for key in keys if len({repr(one.get(key)) for one in given}) > 1]
+    nodes = [key.removesuffix("._target_") for key in varying if key.endswith("._target_")]
     kept = []
-    for key in found:
+    for key in varying:
         node = next((node for node in nodes if key.startswith(f"{node}.")), None)
         if node is None or not follows(given, key, f"{node}._target_"):
             kept.append(key)
@@ -213,15 +213,15 @@ def values(records: list[Record], key: str) -> list[str | None]:
     given = [chosen(record).get(key) for record in records]
     if all(value is not None for value in given) and not any(key in r["config"] for r in records):
         return given
-    found: list[str | None] = []
+    column: list[str | None] = []
     for record, override in zip(records, given, strict=True):
         config = record["config"]
         target = config.get(f"{key}._target_")
         if key in config:
-            found.append(text(config[key]))
+            column.append(text(config[key]))
         else:
-            found.append(str(target).rpartition(".")[2] if target else override)
-    return found
+            column.append(str(target).rpartition(".")[2] if target else override)
+    return column
 
 
 def text(value: Any) -> str:

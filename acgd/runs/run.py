@@ -88,13 +88,13 @@ def resolve(cfg: Any) -> dict:
 
 def seeds(value: Any) -> list[int]:
     """seed=3 or seed=[0,1,2]; UserError for anything that is no whole number of [0, 2^63)."""
-    found = value if isinstance(value, list) else [value]
-    for seed in found:
+    values = value if isinstance(value, list) else [value]
+    for seed in values:
         if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < 2**63:
             raise UserError(f"seed={value}: must be a whole number from 0 on, or a list of them")
-    if not found:
+    if not values:
         raise UserError("seed=[]: name at least one seed")
-    return found
+    return values
 
 
 def sounds(prompt: dict) -> list[str | None]:

@@ -92,8 +92,10 @@ def mean_score(runs: list[Run], name: str) -> float:
     scores = [run_records.read(run.folder)[0]["scores"] for run in runs]
     for run, score in zip(runs, scores, strict=True):
         if not isinstance(score.get(name), int | float):
-            known = ", ".join(key for key, value in score.items() if isinstance(value, int | float))
-            raise UserError(f"optimize={name}: {run.folder} has no such score, but {known}")
+            numbers = ", ".join(
+                key for key, value in score.items() if isinstance(value, int | float)
+            )
+            raise UserError(f"optimize={name}: {run.folder} has no such score, but {numbers}")
     return sum(score[name] for score in scores) / len(scores)
 
 
@@ -105,10 +107,10 @@ def summary(folder: Path) -> int:
     given = [set(job.get("overrides", [])) for job in jobs]
     common = set.intersection(*given) if given else set()
     for job in bad:
-        own = " ".join(one for one in job.get("overrides", []) if one not in common)
+        words = " ".join(one for one in job.get("overrides", []) if one not in common)
         why = job.get("error", "its process ended before it could say why")
         if job.get("status") != "waiting":
-            say(f"{job.get('status', 'failed')}: {own}: {why}")
+            say(f"{job.get('status', 'failed')}: {words}: {why}")
     if waiting := sum(job.get("status") == "waiting" for job in jobs):
         say(f"not begun: {waiting} of {len(jobs)} jobs; the same command makes them")
     if jobs:
@@ -125,8 +127,8 @@ def tell_best(folder: Path) -> None:
     """What a search found, as words for the command line; nothing for other sweeps."""
     path = folder / "optimization_results.yaml"  # of hydra/sweeper=optuna
     if path.is_file():
-        found: Any = OmegaConf.load(path)
-        for one in found.get("solutions", [found]):  # several where it searched for several things
+        best: Any = OmegaConf.load(path)
+        for one in best.get("solutions", [best]):  # several where it searched for several things
             params, value = one.get("params", one.get("best_params")), one.get("values")
             words = " ".join(f"{key}={number}" for key, number in params.items())
             print(f"best       {one.best_value if value is None else value}  {words}")

@@ -103,7 +103,7 @@ def make(jobs: list[Job]) -> None:
     try:
         begun = runner.telling(alone=len(runs) == 1)
         every = [] if hasty and failed else list(runs.values())
-        own = dict(zip(map(id, jobs), values(jobs), strict=True))
+        by_job = dict(zip(map(id, jobs), values(jobs), strict=True))
         with tqdm(total=len(runs), desc="pictures", unit="", mininterval=1.0, disable=None) as bar:
             for sample in runner.make(every, begun):
                 bar.update()
@@ -111,7 +111,7 @@ def make(jobs: list[Job]) -> None:
                 if sample.picture and sample.error is None:
                     from acgd.pipeline import outputs
 
-                    outputs.tell(sample, alone=len(runs) == 1, beside=own[id(mine[0])])
+                    outputs.tell(sample, alone=len(runs) == 1, beside=by_job[id(mine[0])])
                 for job in mine:
                     job.take(sample)
     except KeyboardInterrupt:

@@ -95,10 +95,7 @@ class Training:
             y = self.model.decode(z.contiguous(**FASTER)).float()
         l1, l2, apart = (y - x).abs().mean(), (y - x).square().mean(), self.distance(y, x)
         loss = l1 + l2 + self.args.perceptual * apart
-        self.optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(self.trained, 1.0)
-        self.optimizer.step()
+        loop.descend(loss, self.optimizer, self.trained)
         return {"l1": l1.item(), "l2": l2.item(), "perceptual": apart.item()}
 
     @torch.no_grad()

@@ -162,10 +162,7 @@ class Training:
         seen = F.dropout(seen, self.args.drop)
         said = self.model(tokens[:, :-1].clamp(min=0), seen)[:, self.model.prefix_length - 1 :]
         loss = F.cross_entropy(said.flatten(0, 1), tokens.flatten(), ignore_index=IGNORED)
-        self.optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
-        self.optimizer.step()
+        loop.descend(loss, self.optimizer, self.model.parameters())
         return {"loss": loss.item()}
 
 

@@ -178,10 +178,7 @@ class Training:
     def advance(self) -> dict[str, float]:
         index = torch.randint(len(self.patches), (self.args.batch,), generator=self.rng)
         losses = self.losses(index)
-        self.optimizer.zero_grad(set_to_none=True)
-        sum(losses.values()).backward()
-        torch.nn.utils.clip_grad_norm_(self.trained, 2.0)
-        self.optimizer.step()
+        loop.descend(sum(losses.values()), self.optimizer, self.trained, 2.0)
         with torch.no_grad():
             own = self.listener.ears.state_dict()
             for name, kept in self.kept.state_dict().items():

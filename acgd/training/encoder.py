@@ -204,10 +204,7 @@ class Training:
         if not self.args.lock_text:
             n = len(index)
             loss = (loss + contrast(text[:n], image, same[:, :n].T, scale)) / 2
-        self.optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(self.trained, 1.0)
-        self.optimizer.step()
+        loop.descend(loss, self.optimizer, self.trained)
         return {"loss": loss.item()}
 
     def preview(self, folder: Path) -> None:

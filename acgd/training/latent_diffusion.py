@@ -140,10 +140,7 @@ class Training:
         with loop.mixed_precision():
             v = self.unet(x, t.float(), y=style, cond=cond, cond_mask=mask).float()
         loss = (v - (a * noise - s * x0)).square().mean()
-        self.optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        norm = torch.nn.utils.clip_grad_norm_(self.unet.parameters(), 1.0)
-        self.optimizer.step()
+        norm = loop.descend(loss, self.optimizer, self.unet.parameters())
         loop.average(self.ema, self.unet, self.step, self.args.ema)
         return {"loss": loss.item(), "gradient": norm.item()}
 

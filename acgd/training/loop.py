@@ -22,6 +22,7 @@ import csv
 import math
 import os
 import time
+from collections.abc import Iterable
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -154,6 +155,20 @@ def log(path: Path, row: dict[str, Any], online: Any) -> None:
     print(" ".join(f"{name} {value}" for name, value in row.items()), flush=True)
     if online is not None:
         online.log(row, step=row["step"])
+
+
+def descend(
+    loss: torch.Tensor,
+    optimizer: torch.optim.Optimizer,
+    parameters: Iterable[torch.nn.Parameter],
+    longest: float = 1.0,
+) -> torch.Tensor:
+    """One step of the optimizer down a loss; the gradient's norm before it was cut to `longest`."""
+    optimizer.zero_grad(set_to_none=True)
+    loss.backward()
+    norm = torch.nn.utils.clip_grad_norm_(parameters, longest)
+    optimizer.step()
+    return norm
 
 
 def average(ema: torch.nn.Module, model: torch.nn.Module, step: int, most: float = 0.999) -> None:

@@ -141,10 +141,7 @@ class Training:
         tokens = self.sentences.tokens(label, self.bursts[index])
         logits = self.model(self.model.remember(heard), tokens[:, :-1])
         loss = F.cross_entropy(logits.flatten(0, 1), tokens[:, 1:].flatten(), ignore_index=PAD)
-        self.optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
-        self.optimizer.step()
+        loop.descend(loss, self.optimizer, self.model.parameters())
         return {"loss": loss.item()}
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 
 import numpy as np
 from torch import Tensor
@@ -21,14 +21,7 @@ class DDIM:
         self.steps, self.eta = steps, eta
 
     def __call__(
-        self,
-        denoiser: Denoiser,
-        x: Tensor,
-        *,
-        noise: Noise,
-        guide=None,
-        start: int = 0,
-        history: Sequence[Tensor] = (),
+        self, denoiser: Denoiser, x: Tensor, *, noise: Noise, guide=None, start=0, history=()
     ) -> Iterator[Step]:
         """Steps from x (B,3,H,W) at the first step taken down to the sample; x is all they know."""
         diffusion = denoiser.diffusion

@@ -12,7 +12,7 @@ limited rule 0.5 %.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 
 import numpy as np
 from torch import Tensor
@@ -35,14 +35,7 @@ class DPMSolverPP:
         self.steps, self.order, self.ahead = steps, order, ahead
 
     def __call__(
-        self,
-        denoiser: Denoiser,
-        x: Tensor,
-        *,
-        noise: Noise,
-        guide=None,
-        start: int = 0,
-        history: Sequence[Tensor] = (),
+        self, denoiser: Denoiser, x: Tensor, *, noise: Noise, guide=None, start=0, history=()
     ) -> Iterator[Step]:
         """Steps from x (B,3,H,W) at the first step taken down to the sample.
 

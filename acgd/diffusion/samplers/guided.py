@@ -53,14 +53,14 @@ def guided(denoiser: Denoiser, x: Tensor, t: Tensor, guide=None) -> Guided:
     with torch.set_grad_enabled(guide.through_unet):
         x_in = x.detach().requires_grad_(guide.through_unet)
         pred = denoiser(x_in, t)
-    own = Prediction(*(value.detach() for value in pred))
-    grad_x, grad_x0, losses = guide(x, own.x0, t)
+    prediction = Prediction(*(value.detach() for value in pred))
+    grad_x, grad_x0, losses = guide(x, prediction.x0, t)
     grad = torch.zeros_like(x) if grad_x is None else grad_x
     if grad_x0 is not None and guide.through_unet:
         grad = grad + torch.autograd.grad(pred.x0, x_in, grad_x0)[0]
     elif grad_x0 is not None:
         grad = grad + x0_jacobian(denoiser.diffusion, t) * grad_x0
-    return Guided(own, guide.limit(grad), losses)
+    return Guided(prediction, guide.limit(grad), losses)
 
 
 def x0_jacobian(diffusion: Diffusion, t: Tensor) -> Tensor:

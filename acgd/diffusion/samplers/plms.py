@@ -6,7 +6,7 @@ and order 1, are plain Euler steps (DDIM), which the original can't do. No noise
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 
 import numpy as np
 from torch import Tensor
@@ -37,14 +37,7 @@ class PLMS:
         self.steps, self.order, self.cautious = steps, order, cautious
 
     def __call__(
-        self,
-        denoiser: Denoiser,
-        x: Tensor,
-        *,
-        noise: Noise,
-        guide=None,
-        start: int = 0,
-        history: Sequence[Tensor] = (),
+        self, denoiser: Denoiser, x: Tensor, *, noise: Noise, guide=None, start=0, history=()
     ) -> Iterator[Step]:
         """Steps from x (B,3,H,W) at the first step taken down to the sample.
 

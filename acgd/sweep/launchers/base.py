@@ -136,21 +136,21 @@ class Elsewhere(Launcher):
             self.folder / str(number) / "status.json", json.dumps(content, indent=1) + "\n"
         )
 
-    def ended(self, number: int, own: list[str], value: Any) -> None:
+    def ended(self, number: int, overrides: list[str], value: Any) -> None:
         """Write down what the job could not write itself, and tell what cannot be seen here.
 
         own: the overrides that are not those of every job.
         """
-        known = folders.state(self.folder / str(number))
-        if isinstance(value, Exception) and known.get("status") in ("waiting", "running"):
+        status = folders.state(self.folder / str(number))
+        if isinstance(value, Exception) and status.get("status") in ("waiting", "running"):
             trace = "".join(traceback.format_exception(value))
-            known |= {"status": "failed", "error": explain(value), "traceback": trace}
-            self.write(number, known)
+            status |= {"status": "failed", "error": explain(value), "traceback": trace}
+            self.write(number, status)
             (self.folder / FAILED).touch()
         elif self.heard:
             return
-        said = known.get("error") or known.get("status", "no status.json")
-        say(f"job {number}, {' '.join(own)}: {said}")
+        said = status.get("error") or status.get("status", "no status.json")
+        say(f"job {number}, {' '.join(overrides)}: {said}")
 
 
 def returned(value: Any, overrides: list[str]) -> JobReturn:

@@ -53,16 +53,16 @@ class Submitit(Elsewhere):
     def open(self) -> None:
         from submitit import AutoExecutor
 
-        own = {name: value for name, value in self.options.items() if value is not None}
-        folder = os.path.abspath(own.pop("submitit_folder"))
-        tries = own.pop("max_num_timeout", None)  # how often a job whose time ran out goes on
+        options = {name: value for name, value in self.options.items() if value is not None}
+        folder = os.path.abspath(options.pop("submitit_folder"))
+        tries = options.pop("max_num_timeout", None)  # how often a job whose time ran out goes on
         first = {} if tries is None else {f"{self.cluster}_max_num_timeout": tries}
         try:
             self.executor = AutoExecutor(folder, cluster=self.cluster, **first)
             common = {"name", "timeout_min", "mem_gb", "nodes", "cpus_per_task", "gpus_per_node"}
             common |= {"tasks_per_node", "stderr_to_stdout"}
             self.executor.update_parameters(
-                **{name if name in common else f"slurm_{name}": own[name] for name in own}
+                **{name if name in common else f"slurm_{name}": options[name] for name in options}
             )
         except (RuntimeError, ValueError, TypeError, NameError) as error:
             raise UserError(f"hydra.launcher: {str(error).splitlines()[0]}") from error
