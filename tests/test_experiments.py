@@ -39,7 +39,7 @@ def test_experiments_name_options_that_exist(choice):
         assert set(resolved[group]) in [set(yaml.safe_load(file.read_text())) for file in files]
 
 
-def test_the_notebook_is_its_models_and_its_faults():
+def test_the_notebook_is_its_models_and_its_bugs():
     """notebook is notebook_corrected but for what faithful sets."""
     cfgs = {choice: flat(resolve(compose(f"experiment={choice}"))) for choice in CHOICES}
     notebook, corrected, faithful = (
@@ -74,11 +74,11 @@ def test_every_value_that_is_swept_composes(name):
     assert len(seen) == most * len(runs)
 
 
-def test_each_fault_is_one_of_the_notebook_s():
-    chosen = ("experiment=faithful",), ("experiment=notebook_ablation", "fault=all")
+def test_each_bug_is_one_of_the_notebook_s():
+    chosen = ("experiment=faithful",), ("experiment=notebook_ablation", "bug=all")
     faithful, everything = (flat(resolve(compose(*overrides))) for overrides in chosen)
     base = flat(resolve(compose("experiment=notebook_ablation")))
-    files = {path.stem: path for path in (ROOT / "conf" / "fault").glob("*.yaml")}
+    files = {path.stem: path for path in (ROOT / "conf" / "bug").glob("*.yaml")}
     alone = {name: flat(yaml.safe_load(path.read_text())) for name, path in files.items()}
     assert alone.pop("none") == {} and set(alone.pop("all")["defaults"]) == alone.keys()
     assert all(len(own) == 1 for own in alone.values())
@@ -87,7 +87,7 @@ def test_each_fault_is_one_of_the_notebook_s():
     assert {key for key in base if base[key] != everything[key]} == together.keys()
     text = (ROOT / "conf" / "experiment" / "notebook_ablation.yaml").read_text(encoding="utf-8")
     params = yaml.safe_load(text)["hydra"]["sweeper"]["params"]
-    assert set(params["fault"].split(",")) == files.keys()
+    assert set(params["bug"].split(",")) == files.keys()
 
 
 @pytest.mark.process

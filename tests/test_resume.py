@@ -190,7 +190,7 @@ def test_a_snapshot_that_does_not_fit_is_told_of_and_left(runs, kill, tmp_path):
         runner.render([made]) if "shape" in says else snapshot.find([sample])
         assert says in log(made)
     assert contents([made]) == contents(whole)
-    assert "goes on" not in log(made)
+    assert "resumes" not in log(made)
 
 
 def test_a_full_disk_loses_nothing(runs, monkeypatch, tmp_path):

@@ -23,7 +23,7 @@ VALUES = [-1, 0, float("nan"), float("inf"), 1e308, "abc", "", [], None, True]
 PARTS = sorted(
     path.relative_to(ROOT / "conf").with_suffix("").as_posix()
     for path in (ROOT / "conf").glob("*/**/*.yaml")
-    if path.parts[len(ROOT.parts) + 1] not in ("experiment", "fault", "hydra")
+    if path.parts[len(ROOT.parts) + 1] not in ("experiment", "bug", "hydra")
 )
 
 

@@ -33,7 +33,7 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         return run(read(arguments))
     except KeyboardInterrupt:
-        say("interrupted; what has come stays, the same command goes on with it")
+        say("interrupted; what has come stays, the same command resumes with it")
         return 130
     except Exception as error:
         say(explain(error))

@@ -12,7 +12,7 @@ import signal
 import sys
 from types import FrameType
 
-SAID = "interrupted; what was finished stays, the same command goes on from here"
+SAID = "interrupted; what was finished stays, the same command resumes here"
 asked: list[int] = []  # the signals that came and became exceptions
 
 

@@ -4,7 +4,7 @@
     acgd sync outputs/main/sweeps/2026-01-31_12-00-00-000000 --project my-sounds
 
 DIR is a run's folder, a sweep's, outputs/NAME or outputs. What was sent is remembered in the runs'
-folders, so the same command goes on where it was stopped. A W&B run has the sample's signature as
+folders, so the same command resumes where it stopped. A W&B run has the sample's signature as
 its id and its sweep as its group; sent `--again` it replaces the old one.
 """
 
@@ -49,7 +49,7 @@ def replayed(runs: list[Path], asked: argparse.Namespace) -> tuple[int, int]:
         elif said:
             child.stop()
             problem = said.get("lost") or said["error"]
-            print(f"W&B: {problem}; the same command goes on with {run.name}", file=sys.stderr)
+            print(f"W&B: {problem}; the same command resumes with {run.name}", file=sys.stderr)
             return count - bad, bad
         else:
             print(f"{count + 1}/{len(runs)}  {run.name}", flush=True)

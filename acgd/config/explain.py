@@ -35,7 +35,7 @@ def explain(error: BaseException) -> str:
         return "a group's part is chosen by its name: GROUP=NAME, as sampler=ddim"
     if isinstance(error, OSError):
         said = f"{error.filename}: {error.strerror}" if error.filename else line
-        again = "; make room, then give the same command again: it goes on from here"
+        again = "; make room, then give the same command again: it resumes here"
         return said + again * (error.errno in (ENOSPC, EDQUOT))
     return f"{type(error).__name__}: {line} (debug=true shows where)"
 

@@ -8,6 +8,7 @@ nothing is replaced and no torchvision is needed.
 from __future__ import annotations
 
 import importlib.util
+import inspect
 import sys
 from pathlib import Path
 from types import ModuleType
@@ -17,6 +18,25 @@ import torch
 
 from acgd.encoders.clip import CLIPEncoder, precision_dtype
 from acgd.errors import UserError
+from acgd.models.clip import CLIP
+
+# the original's arguments that acgd's CLIP has by the same name, heads apart
+SIZES = ("embed_dim", "image_resolution", "vision_layers", "vision_width", "vision_patch_size",
+         "context_length", "vocab_size", "transformer_width", "transformer_layers")  # fmt: skip
+
+
+def original(**architecture: Any) -> Any:
+    """The original network, from the arguments of acgd's CLIP."""
+    bound = inspect.signature(CLIP).bind(**architecture)
+    bound.apply_defaults()
+    sizes = bound.arguments
+    heads = sizes["transformer_heads"] or max(1, sizes["transformer_width"] // 64)
+    model = module("model").CLIP(**{k: sizes[k] for k in SIZES}, transformer_heads=heads)
+    model.image_resolution = sizes["image_resolution"]
+    return model
+
+
+original.__signature__ = inspect.signature(CLIP)  # type: ignore[attr-defined]
 
 
 class OriginalCLIP(CLIPEncoder):
@@ -26,26 +46,7 @@ class OriginalCLIP(CLIPEncoder):
     package is missing.
     """
 
-    @staticmethod
-    def model_class(
-        embed_dim: int,
-        image_resolution: int,
-        vision_layers: list[int] | int,
-        vision_width: int,
-        vision_patch_size: int | None = None,
-        context_length: int = 77,
-        vocab_size: int = 49408,
-        transformer_width: int = 512,
-        transformer_heads: int | None = None,
-        transformer_layers: int = 12,
-    ) -> Any:
-        """The original network, from acgd's arguments."""
-        vision = embed_dim, image_resolution, vision_layers, vision_width, vision_patch_size
-        heads = transformer_heads or max(1, transformer_width // 64)
-        text = context_length, vocab_size, transformer_width, heads, transformer_layers
-        model = module("model").CLIP(*vision, *text)
-        model.image_resolution = image_resolution
-        return model
+    model_class = staticmethod(original)
 
     def __init__(
         self,

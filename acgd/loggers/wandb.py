@@ -1,8 +1,8 @@
 """W&B as a mirror of finished run folders, one W&B run for each sample.
 
 A child process (`acgd.loggers.wandb_worker`) does it while the next batch is sampled. Whatever
-happens to it (no network, no key, a crash), the run is complete on disk and the sweep goes on with
-one line; what is missing is replayed later, by the command that syncs a folder.
+happens to it (no network, no key, a crash), the run is complete on disk and the sweep continues
+with one line; what is missing is replayed later, by the command that syncs a folder.
 """
 
 from __future__ import annotations
