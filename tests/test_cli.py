@@ -149,7 +149,8 @@ def test_a_sound_alone_is_what_is_drawn(tmp_path, tiny, sounds):
         (["photo.png"], "photo.png is a picture: acgd prompt=image prompt.image=photo.png"),
         (
             ["compar"],
-            "compar: neither a file nor a command (compare, report, repeat, fetch, sync, verify)",
+            "compar: neither a file nor a command (app, compare, report, repeat,"
+            " fetch, sync, verify)",
         ),
         (["compare", "nowhere"], "nowhere: no runs in here"),
         (["report", "nowhere"], "nowhere"),

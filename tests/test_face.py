@@ -60,6 +60,16 @@ def test_pictures_of_a_file_and_two_seeds(here, tiny, sounds):
     assert again[0].folder == first.folder  # read, not made again
 
 
+def test_a_sound_is_heard_and_nothing_is_drawn(here, tiny, sounds):
+    (sound,) = acgd.hear(sounds / "tone.wav", *tiny, *here)
+    assert sound.label == "tone" and sound.heard[0][1] >= sound.heard[1][1] > 0
+    assert sound.image.size == (320, 96) and sound.wave.ndim == 1
+    assert "<audio" in acgd.hear([sounds / "tone.wav"], *tiny, *here)._repr_html_()
+    assert not Path("outputs").exists()
+    with pytest.raises(acgd.UserError, match=r"gone\.wav"):
+        acgd.hear("gone.wav", *tiny, *here)
+
+
 def test_samples_are_the_same_as_their_file(here, tiny, sounds):
     import soundfile
 

@@ -29,6 +29,7 @@ ROOMS = [  # from the ground up; a room may use those before it
     "pipeline",
     "sweep",
     "sweep.launchers",
+    "app",
     "commands",
     "training.data",
     "training",

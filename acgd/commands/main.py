@@ -17,6 +17,7 @@ from acgd.errors import UserError, say
 from acgd.paths import at_home, command
 
 COMMANDS = {  # name -> module with main(arguments) -> exit code
+    "app": "acgd.commands.app",
     "compare": "acgd.commands.compare",
     "report": "acgd.commands.report",
     "repeat": "acgd.commands.repeat",

@@ -55,9 +55,6 @@ def interruption(error: BaseException | None) -> KeyboardInterrupt | None:
 
 def main() -> None:
     """Entry point of `acgd`, `python -m acgd` and `python run.py`."""
-    # torch's threads wait asleep: spinning ones starve each other where the cores are shared,
-    # and a picture then takes ten times as long
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     # -m may stand anywhere: argparse wants overrides in one piece
     sys.argv[1:] = sorted(sys.argv[1:], key=lambda a: a not in ("-m", "--multirun"))
     sys.argv[1:] = [quoted(argument) for argument in sys.argv[1:]]

@@ -1,21 +1,15 @@
-"""The Python face: `acgd.draw` and `acgd.steps`, with the same config as the command line."""
+"""The Python face: `acgd.draw`, `acgd.hear`, `acgd.steps`; the same config as the command line."""
 
 from __future__ import annotations
 
-import base64
 import hashlib
-import html
-import io
 import json
 import shlex
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
-from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from PIL import Image
 
 from acgd.config.compose import compose
 from acgd.config.explain import explain
@@ -23,76 +17,15 @@ from acgd.config.words import quoted
 from acgd.errors import UserError
 from acgd.paths import home
 from acgd.pipeline import runner
+from acgd.pipeline.sample import Sample
+from acgd.pipeline.shown import Frame, Picture, Pictures, Sound, Sounds
+from acgd.report import waveforms
 from acgd.runs import environment
 from acgd.runs.records import flat
 from acgd.runs.run import Run, expand
 
-
-@dataclass
-class Picture:
-    """A finished run, read from its folder; shows itself in a notebook."""
-
-    folder: Path
-    seed: int
-    label: str  # of the sound, else the text
-    command: str  # makes exactly this on the command line
-    heard: list[tuple[str, float]] = field(default_factory=list)  # what, and how likely
-    described: str = ""  # the sound in words
-    caption: str = ""  # the picture in words
-    scores: dict[str, Any] = field(default_factory=dict)  # by judge and encoder, see metrics.json
-
-    @cached_property
-    def image(self) -> Image.Image:
-        """The picture as it is looked at (enlarged where the model is small)."""
-        with Image.open(self.folder / "images" / f"seed{self.seed}.png") as image:
-            return image.convert("RGB")
-
-    def _repr_png_(self) -> bytes:
-        buffer = io.BytesIO()
-        self.image.save(buffer, "PNG")
-        return buffer.getvalue()
-
-    def _repr_html_(self) -> str:
-        data = base64.b64encode(self._repr_png_()).decode()
-        heard = ", ".join(f"{label} {100 * p:.0f} %" for label, p in self.heard[:3])
-        lines = [f"<b>{html.escape(self.label)}</b>, seed {self.seed}"]
-        lines += [html.escape(line) for line in (heard, self.described, self.caption) if line]
-        return (
-            f'<figure style="display:inline-block;margin:4px;max-width:260px">'
-            f'<img src="data:image/png;base64,{data}" width="256">'
-            f"<figcaption>{'<br>'.join(lines)}</figcaption></figure>"
-        )
-
-
-class Pictures(list[Picture]):
-    """What `draw` returns: a list that shows all its pictures in a notebook."""
-
-    def _repr_html_(self) -> str:
-        return "".join(picture._repr_html_() for picture in self)
-
-
-class Frame:
-    """A step on its way to the picture, for loops of one's own."""
-
-    def __init__(self, step: Any, model: Any):
-        self.step, self._model = step, model
-        self.index, self.total, self.losses = step.index, step.total, step.losses
-
-    @cached_property
-    def images(self) -> list[Image.Image]:
-        """The prediction of each sample's picture as it stands; decoded when it is asked for."""
-        return self._pictures(self.step.x0)
-
-    @cached_property
-    def samples(self) -> list[Image.Image]:
-        """The samples themselves, noise included; after the last step, the pictures."""
-        return self._pictures(self.step.x)
-
-    def _pictures(self, x: Any) -> list[Image.Image]:
-        from acgd.pipeline.sampling import to_bytes
-
-        pixels = to_bytes(self._model.decode(x)).permute(0, 2, 3, 1).numpy()
-        return [Image.fromarray(one) for one in pixels]
+if TYPE_CHECKING:
+    from acgd.pipeline.models import Models
 
 
 def draw(
@@ -123,6 +56,43 @@ def draw(
     return Pictures(read(run, words) for run in runs)
 
 
+def hear(
+    sound: Any = None,
+    *overrides: str,
+    sample_rate: int | None = None,
+    config_dir: str | Path | None = None,
+    **options: Any,
+) -> Sounds:
+    """What is heard in each sound, by the encoder and the describer; nothing is drawn or written.
+
+    The arguments are `draw`'s.
+    """
+    words = spelled(sound, sample_rate, None, None, overrides, options)
+    batch, _ = listened(runs_of(words, config_dir))
+    return Sounds(sound_of(sample) for sample in {one.run.label: one for one in batch}.values())
+
+
+def sound_of(sample: Sample) -> Sound:
+    wave = sample.source.wave(waveforms.RATE) if sample.source else None
+    assert wave is not None  # its prompt is a sound
+    return Sound(sample.run.label, sample.heard, ", ".join(sample.words), wave)
+
+
+def listened(runs: list[Run]) -> tuple[list[Sample], Models]:
+    """The runs as samples whose prompts have been heard, and the first run's models."""
+    from acgd.pipeline.models import Models
+    from acgd.pipeline.targets import listen, look
+
+    opened, heard = dict[str, Any](), dict[str, Any]()
+    batch = [Sample(run) for run in runs]
+    for one in batch:
+        look(one, opened)
+    models = Models(runs[0].cfg)
+    for one in batch:
+        listen(one, models, heard)
+    return batch, models
+
+
 def steps(
     sound: Any = None,
     *overrides: str,
@@ -139,23 +109,14 @@ def steps(
     acgd/diffusion/samplers are.
     """
     from acgd.pipeline import settings
-    from acgd.pipeline.models import Models
-    from acgd.pipeline.sample import Sample
     from acgd.pipeline.sampling import sample
-    from acgd.pipeline.targets import listen, look
 
     options |= {"sampler": sampler} if isinstance(sampler, str) else {}
     words = spelled(sound, sample_rate, text, image, overrides, options)
-    runs, opened, heard = runs_of(words, config_dir), dict[str, Any](), dict[str, Any]()
-    batch = [Sample(run) for run in runs]
-    for one in batch:
-        look(one, opened)
-    models = Models(runs[0].cfg)
-    for one in batch:
-        listen(one, models, heard)
+    batch, models = listened(runs_of(words, config_dir))
     if sampler is not None and not isinstance(sampler, str):
         models.sampler = sampler
-    chosen = settings.read([run.cfg for run in runs], batch[0].init_image)
+    chosen = settings.read([one.run.cfg for one in batch], batch[0].init_image)
     targets = [one.targets for one in batch]
     for step in sample(models, targets, chosen, chosen.noise()):
         yield Frame(step, models.model)
