@@ -35,9 +35,9 @@ class Sound:
         return png(self.image)
 
     def _repr_html_(self) -> str:
-        sound = base64.b64encode(waveforms.mp3(self.wave[: int(30 * waveforms.RATE)])).decode()
-        player = f'<audio controls style="width:100%" src="data:audio/mp3;base64,{sound}"></audio>'
-        return figure(self.image, 320, [self.label, odds(self.heard), self.described], player)
+        sound = waveforms.mp3(self.wave[: int(30 * waveforms.RATE)])
+        lines = [self.label, odds(self.heard), self.described]
+        return figure(self.image, 320, lines, player(sound))
 
 
 class Sounds(list[Sound]):
@@ -70,8 +70,10 @@ class Picture:
         return png(self.image)
 
     def _repr_html_(self) -> str:
-        title = f"{self.label}, seed {self.seed}"
-        return figure(self.image, 256, [title, odds(self.heard), self.described, self.caption])
+        lines = [f"{self.label}, seed {self.seed}"]
+        lines += [odds(self.heard), self.described, self.caption]
+        sound = self.folder / "report" / "sound.mp3"  # as its page plays it
+        return figure(self.image, 256, lines, player(sound.read_bytes()) if sound.exists() else "")
 
 
 class Pictures(list[Picture]):
@@ -114,6 +116,11 @@ def png(image: Image.Image) -> bytes:
 def odds(heard: list[tuple[str, float]]) -> str:
     """The three likeliest labels in one line."""
     return ", ".join(f"{label} {100 * p:.0f} %" for label, p in heard[:3])
+
+
+def player(mp3: bytes) -> str:
+    data = base64.b64encode(mp3).decode()
+    return f'<audio controls style="width:100%" src="data:audio/mp3;base64,{data}"></audio>'
 
 
 def figure(image: Image.Image, width: int, lines: list[str], more: str = "") -> str:
