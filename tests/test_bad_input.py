@@ -5,6 +5,7 @@ what was finished stays.
 """
 
 import json
+import os
 import shutil
 import signal
 import subprocess
@@ -15,6 +16,7 @@ import pytest
 import soundfile
 import yaml
 from conftest import ROOT, command
+from PIL import Image
 from test_audio import write_hours
 
 RATE = 16000
@@ -175,3 +177,48 @@ def test_ctrl_c_keeps_what_was_finished(start, quick, tmp_path):
     assert process.returncode == 130 and "Traceback" not in errors
     assert "acgd: interrupted" in errors
     assert finished()
+
+
+def test_names_that_are_no_text_are_shown_escaped_and_drawn(start, quick, tmp_path):
+    folder = tmp_path / "odd"
+    folder.mkdir()
+    tone = np.sin(np.arange(RATE) / 20).astype(np.float32)
+    names = [b"~.wav", b"caf\xe9.wav", b"two\nlines.wav", b"red\x1b[31m.wav", b"${oc.env:HOME}.wav"]
+    for i, name in enumerate(names):  # not of one content
+        soundfile.write(tmp_path / "a.wav", tone * (1 - i / 10), RATE)
+        shutil.move(tmp_path / "a.wav", os.fsencode(folder) + b"/" + name)
+    process = start(*quick, f"prompt.path={folder}")
+    said = "".join(process.communicate(timeout=HANGS))
+    assert process.returncode == 0, said
+    assert "\x1b" not in said and "Traceback" not in said
+    assert r"two\nlines" in said and r"red\x1b[31m" in said and "${oc.env:HOME}" in said
+    states = list((tmp_path / "outputs" / "main").glob("*/status.json"))
+    assert [json.loads(path.read_text())["status"] for path in states] == ["ok"] * 4
+    assert r"left out caf\udce9.wav (its name is not UTF-8; rename it)" in said
+
+
+def test_a_link_to_a_device_is_refused_and_does_not_hang(refused, quick, tmp_path):
+    (tmp_path / "zero.wav").symlink_to("/dev/zero")
+    (line,) = refused(*quick, f"prompt.path={tmp_path / 'zero.wav'}")
+    assert "zero.wav" in line and "a pipe or a device" in line
+
+
+def test_damaged_files_are_one_line_without_their_libraries_noise(start, quick, tmp_path):
+    rng = np.random.default_rng(0)
+    mp3, tif = tmp_path / "torn.mp3", tmp_path / "torn.tif"
+    mp3.write_bytes(b"ID3\x04\0\0\0\0\0\0" + b"\xff\xfb\x90\0" + rng.bytes(3000))
+    Image.fromarray(rng.integers(0, 256, (40, 40, 3), dtype=np.uint8)).save(tif)
+    tif.write_bytes(tif.read_bytes()[:-900])
+    for given, name in (
+        ([f"prompt.path={mp3}"], "torn.mp3"),
+        (["prompt=image", f"prompt.image={tif}"], "torn.tif"),
+    ):
+        process = start(*quick, *given)
+        _, errors = process.communicate(timeout=HANGS)
+        lines = [line for line in errors.splitlines() if line.strip() and "it/s" not in line]
+        assert process.returncode == 1 and len(lines) == 1 and name in lines[0], errors
+
+
+def test_a_key_that_is_none_is_refused_with_and_without_plus(refused, quick):
+    (line,) = refused(*quick, "+sede=3")
+    assert "sede=3: there is no such key; did you mean seed?" in line

@@ -229,13 +229,12 @@ def test_what_the_judge_may_say():
 
     from acgd.pipeline.outputs import verdict_in_words
 
-    def said(concept, rank, seen, named=True):
+    def said(concept, rank, seen, source="named"):
         score = {"names": [(seen, 0.934)], "concept": concept, "rank": rank, "of": 82,
                  "similarity": 0.5}  # fmt: skip
-        heard = [] if named else [(concept, 0.9)]
-        run = Some(cfg={"concept": None})
-        return verdict_in_words(Some(scores={"picture": {"judge": score}}, heard=heard, run=run))[1]
+        scores = {"concept_from": source, "picture": {"judge": score}}
+        return verdict_in_words(Some(scores=scores))[1]
 
     assert said("dog", 1, "dog") == "recognises it: dog 93 %, similarity 0.50"
-    assert said("dog", 1, "dog", named=False) == "agrees: dog 93 %, similarity 0.50"
+    assert said("dog", 1, "dog", "heard") == "agrees: dog 93 %, similarity 0.50"
     assert said("dog", 7, "cat") == "sees cat 93 %, dog is number 7 of 82, similarity 0.50"

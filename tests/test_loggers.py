@@ -126,6 +126,19 @@ def test_an_offline_run_holds_config_losses_picture_and_metrics(tiny, sounds, tm
     assert not capfd.readouterr().out.count("wandb")
 
 
+def test_a_failed_run_is_there_with_its_line(tiny, sounds, tmp_path, capfd):
+    given = [f"prompt.path={sounds / 'tone.wav'}", f"outputs={tmp_path}", "guidance.clip=1e30"]
+    runs = expand(compose(*tiny, *given, "logger=wandb", "logger.timeout=200"))
+    with pytest.raises(UserError, match="lower guidance"):
+        runner.render(runs)
+    records = inspected(runs[0].folder)
+    start = next(record["run"] for record in records if record["type"] == "run")
+    assert start["run_id"] == runs[0].signature
+    items = [record["history"]["item"] for record in records if record["type"] == "history"]
+    assert items[-1]["status"] == "failed" and "lower guidance" in items[-1]["error"]
+    assert next(record["exit"] for record in records if record["type"] == "exit")
+
+
 @pytest.mark.process
 def test_one_child_serves_every_job_of_a_process(example, tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path / "home"))

@@ -387,6 +387,15 @@ def test_build_says_what_it_wants(tmp_path):
         report.build(tmp_path)
 
 
+def test_what_nobody_named_is_not_coloured_by_its_likeness_to_what_was_heard():
+    def first(source):
+        scores = {"judge.similarity": 0.6, "judge.image_audio": 0.1, "concept_from": source}
+        return page_data.scores([{"status": "ok", "scores": scores}])[0]["key"]
+
+    assert first("named") == first("prompt") == "judge.similarity"
+    assert first("heard") == "judge.image_audio"
+
+
 @pytest.fixture(scope="module")
 def browser():
     """Debian's Chromium, or any that CHROMIUM names, driven by playwright."""

@@ -316,3 +316,12 @@ def test_a_sweep_that_is_ended_says_so_and_goes_on(tmp_path, tiny, sounds):
     assert len(states) == 60
     assert {state["status"] for state in states} == {"ok", "interrupted"}
     assert errors.rstrip().splitlines()[-1].startswith("acgd: sweep: ")
+
+
+def test_equal_sounds_of_different_jobs_are_named(tiny, sounds, capsys):
+    shutil.copy(sounds / "tone.wav", sounds / "again.wav")
+    runs = [run for name in ("tone", "again", "hiss") for run in
+            expand(compose(*tiny, f"prompt.path={sounds / name}.wav"))]  # fmt: skip
+    plugin.tell_of_twins(runs)
+    said = capsys.readouterr().err
+    assert said == "acgd: again has the same content as tone: the same picture twice\n"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -24,6 +25,11 @@ def check(plain: dict) -> None:
     for key in TABLE:
         if "." not in key and key not in plain and key != "trust":
             raise UserError(f"this config has no {key}: give it one with {key}=...")
+    for key in plain:
+        if key not in TABLE and key not in GROUPS:
+            near = difflib.get_close_matches(key, [*TABLE, *GROUPS], n=2)
+            like = f"; did you mean {' or '.join(near)}?" if near else ""
+            raise UserError(f"{key}={shown(plain[key])}: there is no such key{like}")
     for group in GROUPS:
         check_part(group, plain.get(group), may_be_none=group == "judge")
     for key, value in leaves(plain):

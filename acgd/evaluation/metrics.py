@@ -83,14 +83,14 @@ MEASURES = {
         without="references= names the pictures",
     ),
     "first": Measure(
-        "content: share of pictures whose concept the judge names first",
+        "agreement: concept (named, else heard) is the judge's first",
         "higher",
         among(1, "judge.rank"),
         luck(1, "judge.of"),
         "it needs a judge",
     ),
     "five": Measure(
-        "content: share whose concept is among the judge's first five",
+        "agreement: concept (named, else heard) is among the first five",
         "higher",
         among(5, "judge.rank"),
         luck(5, "judge.of"),

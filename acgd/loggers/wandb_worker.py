@@ -1,4 +1,4 @@
-"""Finished run folders as W&B runs: the child of `acgd.loggers.wandb` and `acgd sync`.
+"""Finished and failed run folders as W&B runs: the child of `acgd.loggers.wandb` and `acgd sync`.
 
 Each line of stdin is an order {"folder", "mode", "project", "group", "job_type", "tags",
 "timeout"}; the answer has "error" where something went wrong, and "whose" fault it is: the
@@ -20,6 +20,7 @@ from typing import Any, Literal
 from acgd.atomic_files import write
 from acgd.errors import one_line
 from acgd.media import texts
+from acgd.runs import folder as folders
 from acgd.runs.folder import CAPTIONS
 
 MARK = "wandb/mirrored.json"
@@ -56,7 +57,9 @@ def reason(error: Exception) -> str:
 
 
 def read(folder: Path) -> dict:
-    """What W&B is told of a run; raises where its folder is not one of a finished run."""
+    """What W&B is told of a run; raises where its folder is not one of a finished or failed run."""
+    if folders.state(folder).get("status") == "failed":
+        return failure(folder)
     metrics = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
     config = texts.tree(texts.text(folder / "config.yaml", "config.yaml"))
     pictures = sorted((folder / "images").glob("*.png"))
@@ -70,6 +73,20 @@ def read(folder: Path) -> dict:
         "losses": rows(folder / "losses.csv"),
         "said": {row["picture"]: row["caption"] for row in rows(folder / CAPTIONS)},
         "summary": plot_names(metrics),
+    }
+
+
+def failure(folder: Path) -> dict:
+    """What W&B is told of a run that failed: its settings, how far it came and why it ended."""
+    state = folders.state(folder)
+    return {
+        "id": state["signature"],
+        "caption": "",
+        "config": texts.tree(texts.text(folder / "config.yaml", "config.yaml")),
+        "pictures": [],
+        "losses": rows(folder / "losses.csv"),
+        "said": {},
+        "summary": {"status": "failed", "error": state.get("error", "")},
     }
 
 
@@ -128,7 +145,7 @@ def send(
         run.log({**images, **heard, **about["summary"]})
         run.summary.update(about["summary"])
     finally:
-        run.finish()
+        run.finish(exit_code=int(about["summary"].get("status") == "failed"))
     mark = {"mode": mode, "project": project, "group": group, "id": run.id, "of": digest(folder)}
     write(folder / MARK, json.dumps(mark, indent=1) + "\n")
 
@@ -183,7 +200,9 @@ def rows(path: Path) -> list[dict[str, str]]:
 
 def digest(folder: Path) -> str:
     """Changes when the run is made again with other results."""
-    return hashlib.sha256((folder / "metrics.json").read_bytes()).hexdigest()[:12]
+    failed = folders.state(folder).get("status") == "failed"
+    told = (folder / ("status.json" if failed else "metrics.json")).read_bytes()
+    return hashlib.sha256(told).hexdigest()[:12]
 
 
 def mirrored(folder: Path, mode: str) -> bool:

@@ -26,10 +26,10 @@ def write(sample: Sample, pixels: Tensor) -> None:
     about = {"targets": targets, "heard": sample.heard, by: similarity}
     about |= {"described": sample.described} if sample.described else {}
     record.json("targets.json", about)
-    named = {"label": run.label, "seed": run.seed, "signature": run.signature}
+    identity = {"label": run.label, "seed": run.seed, "signature": run.signature}
     said: dict[str, object] = {"caption": sample.caption or run.label}
     said |= {"words": sample.words} if sample.words else {}
-    record.json("metrics.json", {**named, **said, **sample.scores})
+    record.json("metrics.json", {**identity, **said, **sample.scores})
 
 
 def show(sample: Sample, pixels: Tensor, suffix: str = "") -> str:
@@ -109,11 +109,11 @@ def verdict_in_words(sample: Sample) -> tuple[str, str]:
     what was heard may be wrong, and then the judge can do no more than agree."""
     by, score = verdict(sample)
     (seen, odds), concept = score["names"][0], score.get("concept")
-    named = sample.run.cfg["concept"] is not None or not sample.heard
+    is_named = sample.scores["concept_from"] != "heard"
     if concept is None:
         said = f"sees {seen} {percent(odds)}"
     elif score["rank"] == 1 and seen == concept:
-        said = f"{'recognises it' if named else 'agrees'}: {concept} {percent(odds)}"
+        said = f"{'recognises it' if is_named else 'agrees'}: {concept} {percent(odds)}"
     else:
         place = f"{concept} is number {score['rank']} of {score['of']}"
         said = f"sees {seen} {percent(odds)}, {place}"

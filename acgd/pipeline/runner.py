@@ -150,7 +150,7 @@ def paint_all(group: list[Sample], begun: Begun) -> Iterator[Sample]:
     for batch in batches(group, cfg) if models else [group]:
         if models and not batch[0].made_before:
             attempt(batch, models, heard_before, begun)
-        logger.tell([s.run.folder for s in batch if s.picture and not s.error])
+        logger.tell([s.run.folder for s in batch if s.error or s.picture])
         yield from batch
         if any(stops(sample) for sample in batch):
             break

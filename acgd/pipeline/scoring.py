@@ -30,11 +30,11 @@ def judge(batch: list[Sample], models: Models, pixels: Tensor, twins: Tensor | N
     judge's similarity to the sound, or to the prompts where there is none.
     """
     for sample in batch:
-        # what the user was told is heard: the picture is asked for that
-        asked = sample.run.cfg["concept"]
-        asked = asked.get(sample.run.label) if isinstance(asked, dict) else asked
+        # where nobody named it, what the user was told is heard: the picture is asked for that
+        asked = named(sample)
         concept = concept_of(asked, sample.targets, models.by_encoder)
-        sample.scores = {"concept": concept}
+        source = "named" if asked is not None else "heard" if sample.heard else "prompt"
+        sample.scores = {"concept": concept, "concept_from": source}
     sounds = [hear(sample, models) for sample in batch]
     for of, images in (("picture", pixels), ("twin", twins)):
         for name, view in (("judge", models.by_judge), ("encoder", models.by_encoder)):
@@ -51,6 +51,18 @@ def judge(batch: list[Sample], models: Models, pixels: Tensor, twins: Tensor | N
                 sample.scores.setdefault(of, {})[name] = scores
     for sample in batch:
         sample.scores |= gain(sample.scores)
+
+
+def named(sample: Sample) -> str | None:
+    """What the picture should show as somebody named it: concept=, or a demo sound's own name."""
+    cfg = sample.run.cfg
+    if cfg["concept"] is not None:
+        concept = cfg["concept"]
+        return concept.get(sample.run.label) if isinstance(concept, dict) else str(concept)
+    path = str(cfg["prompt"].get("path"))
+    if path.startswith("demo:") and not cfg["prompt"].get("text"):
+        return path.removeprefix("demo:").lower().replace("_", " ")
+    return None
 
 
 def hear(sample: Sample, models: Models) -> Tensor | None:

@@ -14,16 +14,21 @@ from acgd.runs.records import Record
 
 POINTS = 120  # of a loss curve at most
 FIRST = ("judge.similarity", "judge.image_audio", "judge.rank", "caption_agreement")
+# Where nobody said what a sound is, a picture may be like what was heard and yet be wrong: there
+# the tiles are coloured by how the judge's own ears take the sound.
+UNNAMED = ("judge.image_audio", *FIRST)
 LOW_IS_GOOD = ("rank", "seconds", "peak_mb")
 TOLD = ("ok", "failed", "interrupted", "not started")  # other states are unfinished runs
 
 
 def scores(records: list[Record]) -> list[dict]:
     """The scores that finished records have: {"key", "name", "low" (less is better)}."""
-    done = (record["scores"] for record in records if record["status"] == "ok")
+    done = [record["scores"] for record in records if record["status"] == "ok"]
     pairs = (pair for scores in done for pair in scores.items())
     names = dict.fromkeys(key for key, value in pairs if is_number(value))
-    keys = [key for key in FIRST if key in names] + [key for key in names if key not in FIRST]
+    unnamed = any(scores.get("concept_from") == "heard" for scores in done)
+    first = dict.fromkeys(UNNAMED if unnamed else FIRST)
+    keys = [key for key in first if key in names] + [key for key in names if key not in first]
     return [
         {"key": key, "name": name(key), "low": key.rpartition(".")[2] in LOW_IS_GOOD}
         for key in keys

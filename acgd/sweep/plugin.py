@@ -19,7 +19,7 @@ from omegaconf import DictConfig
 from tqdm.auto import tqdm
 
 from acgd.config.explain import explain
-from acgd.errors import UserError
+from acgd.errors import UserError, say_once
 from acgd.runs.run import Run
 from acgd.sweep.compose import Composer
 from acgd.sweep.jobs import STOPPED, Job
@@ -82,10 +82,20 @@ def announce(jobs: list[Job], cfgs: list[dict]) -> None:
             errors.append((job, reason))
     if not expanded and len({explain(error) for _, error in errors}) == 1:
         raise errors[0][1]
+    tell_of_twins([run for _, runs in expanded for run in runs])
     for job, runs in expanded:
         job.announce(runs, "waiting")
     for job, error in errors:
         job.fail(error)
+
+
+def tell_of_twins(runs: list[Run]) -> None:
+    """Say which sounds of different jobs are one: a figure over both would count it twice."""
+    first: dict[str, str] = {}
+    for run in runs:
+        label = first.setdefault(run.signature, run.label)
+        if label != run.label:
+            say_once(f"{run.label} has the same content as {label}: the same picture twice")
 
 
 def make(jobs: list[Job]) -> None:

@@ -19,9 +19,10 @@ function card(one) {
   const ends = known.flatMap(([, mean, low, high]) => [mean, low ?? mean, high ?? mean]);
   if (one.chance !== null) ends.push(one.chance);
   const scale = axis(ends);
-  const best = Math[one.better === "lower" ? "min" : "max"](...known.map(([, mean]) => mean));
-  const several = known.length > 1 && known.some(([, mean]) => mean !== best);
-  const rows = one.means.map(([name, mean, low, high, n, failed]) => h("tr", { class: several && mean === best ? "best" : null },
+  const fair = known.filter(([, , , , n]) => n > 1); // one picture a setting decides nothing
+  const best = Math[one.better === "lower" ? "min" : "max"](...fair.map(([, mean]) => mean));
+  const several = fair.length > 1 && fair.some(([, mean]) => mean !== best);
+  const rows = one.means.map(([name, mean, low, high, n, failed]) => h("tr", { class: several && n > 1 && mean === best ? "best" : null },
     h("th", { scope: "row", title: name }, name), h("td", { class: "plot" }, plot(scale, mean, low, high, one.chance)),
     h("td", {}, mean === null ? "–" : fixed(mean)), h("td", { class: "pale" }, between(low, high)),
     h("td", { class: "pale" }, `${n}${failed ? `, ${failed} failed` : ""}`)));
