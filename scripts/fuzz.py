@@ -281,8 +281,9 @@ def quoted_out(line: str, one: Case) -> str:
 
 def changed(ended: Ended) -> list[str]:
     """Files elsewhere than in outputs that are not as they were."""
-    ours = re.compile(
+    ours = re.compile(  # and what W&B and PyTorch lay into the temporary folder
         r"here/outputs(/|$)|home/(cache|\.config|\.cache)(/|$)|tmp/.*wandb|tmp/tmp\w+$"
+        r"|tmp/torchinductor_\w+$"
     )
     names = ended.files.keys() | ended.after.keys()
     names = {name for name in names if not ours.match(name) and name not in ("out", "err")}

@@ -139,6 +139,9 @@ def test_the_papers_have_the_table():
         (["prompt=text", "prompt.text=true"], "prompt.text=true: must be a text"),
         (["seed=${oc.env:NO_SUCH_NAME}"], "Environment variable 'NO_SUCH_NAME' not found"),
         (["encoder.speeds=[1,9]"], "encoder.speeds=[1, 9]: must be a list, each number from 0.25"),
+        (["+x=3"], "x=3: there is no such key; see --cfg job"),
+        (["++seeds=3"], "seeds=3: there is no such key; did you mean seed?"),
+        (["+x.y=3"], "x={'y': 3}: there is no such key"),
         (["+guidance.losses.x=3"], "guidance.losses.x=3: must be {_target_: its class}"),
     ],
     ids=lambda value: value if isinstance(value, str) else " ".join(value),
@@ -157,6 +160,11 @@ def test_what_was_meant_is_said(words, says):
 @pytest.mark.parametrize("steps", ["40", 40, "ddim25", "10,10,5", [10, 10, 5], "", "007"])
 def test_steps_may_be_written_in_these_ways(steps):
     assert expand(put("sampler/ddim", "sampler.steps", steps))
+
+
+def test_an_argument_that_a_part_lacks_is_named():
+    with pytest.raises(UserError, match=r"ddim\.DDIM: has no etaa; see its yaml"):
+        build(config("sampler/ddim")["sampler"] | {"etaa": 1})
 
 
 def test_parts_of_ones_own_have_their_own_keys():

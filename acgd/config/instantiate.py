@@ -7,6 +7,7 @@ of a file's name or of what somebody wrote.
 from __future__ import annotations
 
 import inspect
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -16,11 +17,11 @@ from acgd.errors import UserError, one_line
 
 
 def build(node: Any, **provided: Any) -> Any:
-    """The object that a node's `_target_` names, given the node's other keys and `known`.
+    """The object that a node's `_target_` names, given the node's other keys and `provided`.
 
-    `known` (encoders, tensors, targets) goes to the constructor as it is; what its signature does
-    not name is left out, so that a captioner need not know of every device. Nodes within the node
-    that have a `_target_` of their own are built before it.
+    `provided` (encoders, tensors, targets) goes to the constructor as it is; what its signature
+    does not name is left out, so that a captioner need not know of every device. Nodes within the
+    node that have a `_target_` of their own are built before it.
     Raises UserError for an unknown argument or target, and whatever the constructor raises.
     """
     if OmegaConf.is_config(node):
@@ -32,6 +33,9 @@ def build(node: Any, **provided: Any) -> Any:
     except TypeError as error:
         if "argument" not in str(error):
             raise
+        if strange := re.search(r"unexpected keyword argument '(\w+)'", str(error)):
+            line = f"{node['_target_']}: has no {strange[1]}; see its yaml for what it has"
+            raise UserError(line) from error
         raise UserError(f"{node['_target_']}: {one_line(error)}; see its yaml") from error
 
 
@@ -62,7 +66,7 @@ def located(target: str) -> Callable:
 
 
 def named(make: Callable, provided: dict[str, Any]) -> dict[str, Any]:
-    """Those of `known` that a constructor's signature names, all where it takes any keyword."""
+    """Those of `provided` that a constructor's signature names, all where it takes any keyword."""
     try:
         parameters = inspect.signature(make).parameters
     except ValueError:  # some of Python's own have none

@@ -149,6 +149,7 @@ def listing(names: list[str]) -> str:
 def walk(folder: Path, wanted: Callable[[str], object] = bool) -> Iterator[Path]:
     """The files below a folder but hidden ones; each folder is entered once, links or not.
 
+    Runs and pages, which keep copies of sounds, are passed over unless `folder` is one of them.
     wanted: asked of each file's path relative to the folder.
     """
     seen = set()
@@ -159,7 +160,11 @@ def walk(folder: Path, wanted: Callable[[str], object] = bool) -> Iterator[Path]
             below.clear()
             continue
         seen.add((here.st_dev, here.st_ino))
-        below[:] = sorted(name for name in below if not name.startswith("."))
+        if near != "." and {"config.yaml", "status.json"} <= set(names):
+            below.clear()
+            continue
+        pages = {"report"} if "report.html" in names else set()
+        below[:] = sorted(name for name in below if name[0] != "." and name not in pages)
         for name in names:
             if not name.startswith(".") and wanted(os.path.normpath(os.path.join(near, name))):
                 yield Path(root, name)
