@@ -325,3 +325,13 @@ def test_equal_sounds_of_different_jobs_are_named(tiny, sounds, capsys):
     plugin.tell_of_twins(runs)
     said = capsys.readouterr().err
     assert said == "acgd: again has the same content as tone: the same picture twice\n"
+    (sounds / "b").mkdir()
+    shutil.copy(sounds / "hiss.wav", sounds / "b" / "hiss.wav")  # one name in two folders
+    paths = [sounds / "hiss.wav", sounds / "b" / "hiss.wav"]
+    plugin.tell_of_twins([run for path in paths for run in
+                          expand(compose(*tiny, f"prompt.path={path}"))])  # fmt: skip
+    first, second = paths
+    said = f"acgd: {second} has the same content as {first}: "
+    assert capsys.readouterr().err == f"{said}the same picture twice\n"
+    assert len(expand(compose(*tiny, f"prompt.path=[{first},{second}]"))) == 1
+    assert capsys.readouterr().err == f"{said}one picture for both\n"

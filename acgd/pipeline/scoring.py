@@ -56,9 +56,10 @@ def judge(batch: list[Sample], models: Models, pixels: Tensor, twins: Tensor | N
 def named(sample: Sample) -> str | None:
     """What the picture should show as somebody named it: concept=, or a demo sound's own name."""
     cfg = sample.run.cfg
-    if cfg["concept"] is not None:
-        concept = cfg["concept"]
-        return concept.get(sample.run.label) if isinstance(concept, dict) else str(concept)
+    concept = cfg["concept"]
+    asked = concept.get(sample.run.label) if isinstance(concept, dict) else concept
+    if asked is not None:
+        return str(asked)
     path = str(cfg["prompt"].get("path"))
     if path.startswith("demo:") and not cfg["prompt"].get("text"):
         return path.removeprefix("demo:").lower().replace("_", " ")

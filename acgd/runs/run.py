@@ -56,9 +56,18 @@ def different(runs: list[Run]) -> list[Run]:
     first: dict[str, Run] = {}
     for run in runs:
         kept = first.setdefault(run.signature, run)
-        if kept.label != run.label:
-            say_once(f"{run.label} has the same content as {kept.label}: one picture for both")
+        if names := other_names(kept, run):
+            say_once(f"{names[1]} has the same content as {names[0]}: one picture for both")
     return list(first.values())
+
+
+def other_names(one: Run, other: Run) -> tuple[str, str] | None:
+    """What tells two runs of one signature apart: their sounds' names, or where those are one, too,
+    their paths; None for runs of one sound."""
+    paths = [printable(str(run.cfg["prompt"].get("path"))) for run in (one, other)]
+    if paths[0] == paths[1]:
+        return None
+    return (one.label, other.label) if one.label != other.label else (paths[0], paths[1])
 
 
 def run(plain: dict) -> Run:

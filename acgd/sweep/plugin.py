@@ -20,7 +20,7 @@ from tqdm.auto import tqdm
 
 from acgd.config.explain import explain
 from acgd.errors import UserError, say_once
-from acgd.runs.run import Run
+from acgd.runs.run import Run, other_names
 from acgd.sweep.compose import Composer
 from acgd.sweep.jobs import STOPPED, Job
 
@@ -91,11 +91,10 @@ def announce(jobs: list[Job], cfgs: list[dict]) -> None:
 
 def tell_of_twins(runs: list[Run]) -> None:
     """Say which sounds of different jobs are one: a figure over both would count it twice."""
-    first: dict[str, str] = {}
+    first: dict[str, Run] = {}
     for run in runs:
-        label = first.setdefault(run.signature, run.label)
-        if label != run.label:
-            say_once(f"{run.label} has the same content as {label}: the same picture twice")
+        if names := other_names(first.setdefault(run.signature, run), run):
+            say_once(f"{names[1]} has the same content as {names[0]}: the same picture twice")
 
 
 def make(jobs: list[Job]) -> None:
