@@ -250,7 +250,7 @@ def judge(one: Case, ended: Ended) -> tuple[str, str]:
     strange = [line for line in lines if RAW.search(quoted_out(line, one)) or not OURS.match(line)]
     if strange:
         return "raw", strange[0][:500]
-    if outside := changed(ended):
+    if outside := changed(ended, one.words):
         return "outside", ", ".join(outside[:3])
     if ended.code and not lines and not ended.out.startswith(("damaged", "dog-")):  # verify, repeat
         return "silent", f"exit code {ended.code} without a line"
@@ -279,14 +279,17 @@ def quoted_out(line: str, one: Case) -> str:
     return line
 
 
-def changed(ended: Ended) -> list[str]:
-    """Files elsewhere than in outputs that are not as they were."""
+def changed(ended: Ended, words: list[str]) -> list[str]:
+    """Files elsewhere than in outputs, which a word may name anew, that are not as they were."""
+    named = [word.partition("=")[2].strip("'") for word in words if word.startswith("outputs=")]
+    chosen = tuple(f"here/{folder}" for folder in named if folder)
     ours = re.compile(  # and what W&B and PyTorch lay into the temporary folder
         r"here/outputs(/|$)|home/(cache|\.config|\.cache)(/|$)|tmp/.*wandb|tmp/tmp\w+$"
         r"|tmp/torchinductor_\w+$"
     )
     names = ended.files.keys() | ended.after.keys()
     names = {name for name in names if not ours.match(name) and name not in ("out", "err")}
+    names = {name for name in names if not name.startswith(chosen)}
     return sorted(name for name in names if ended.files.get(name) != ended.after.get(name))
 
 

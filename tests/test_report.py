@@ -566,6 +566,39 @@ def test_it_is_readable_on_a_phone_and_in_the_dark(sweep, look, width, scheme):
     assert (ink > paper + 300) if scheme == "dark" else (paper > ink + 300)
 
 
+WIDER = """width => document.documentElement.scrollWidth <= width
+    && [...document.querySelectorAll("dialog")].every(e => e.scrollWidth <= e.clientWidth) ? []
+    : [...document.querySelectorAll("body *")].filter(e => e.getBoundingClientRect().right > width + 1)
+        .map(e => `${e.tagName}.${e.className} ${e.getBoundingClientRect().right}`)"""
+
+
+@pytest.mark.browser
+@pytest.mark.parametrize("width", [320, 390])
+def test_a_phone_never_scrolls_sideways(sweep, look, width):
+    """Whatever is opened: the grid by anything, the gallery, failures, a picture, a run's page."""
+    page = look(report.build(sweep), width)
+    page.locator("summary", has_text="View and filter").click()
+    for details in page.locator("details").all():
+        details.evaluate("e => { e.open = true; }")
+    assert page.evaluate(WIDER, width) == []
+    for columns in ("seed", "none", "guidance.clip"):
+        page.get_by_label("Columns", exact=True).select_option(label=columns)
+        assert page.evaluate(WIDER, width) == []
+    page.get_by_label("View", exact=True).select_option("gallery")
+    assert page.evaluate(WIDER, width) == []
+    for name in (".tile.bad", ".tile:has(img)"):
+        page.locator(name).first.click()
+        page.locator("#enlarged h2").wait_for()
+        for details in page.locator("#enlarged details").all():
+            details.evaluate("e => { e.open = true; }")
+        assert page.evaluate(WIDER, width) == []
+        page.keyboard.press("Escape")
+    page = look(report.build(next(sweep.parent.parent.glob("nasty-*"))), width)
+    for details in page.locator("details").all():
+        details.evaluate("e => { e.open = true; }")
+    assert page.evaluate(WIDER, width) == []
+
+
 @pytest.mark.browser
 def test_a_runs_page_in_a_browser(sweep, look):
     folder = next(sweep.parent.parent.glob("nasty-*"))

@@ -203,6 +203,14 @@ def test_a_cut_film_is_told(tmp_path):
     assert "not a sound file that can be read" in message(path)
 
 
+@pytest.mark.parametrize("codec", [8, 0x7F, 0x300])
+def test_a_codec_that_nobody_knows_is_one_line(tmp_path, codec):
+    block = struct.pack("<IBBHI", RATE, 8, 1, codec, 0) + bytes(range(256)) * 40
+    head = b"Creative Voice File\x1a" + struct.pack("<HHH", 26, 0x10A, 0x1129)
+    content = head + b"\x09" + len(block).to_bytes(3, "little") + block + b"\0"
+    assert "not a sound file that can be read" in message(place(tmp_path / "a.voc", content))
+
+
 def test_without_the_extra_it_is_named(tmp_path, monkeypatch):
     path = tmp_path / "a.m4a"
     film(path, "aac", seconds=1)

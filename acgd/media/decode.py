@@ -235,7 +235,7 @@ def read_av(path: Path, offset: float, duration: float) -> Window:
             if not file.streams.audio:
                 raise UserError(f"{path}: holds no sound track")
             stream = file.streams.audio[0]
-            rate, length = stream.rate, None
+            rate, length = getattr(stream, "rate", None), None  # none of a codec nobody knows
             if not rate:
                 raise refused(path, "its sound track has no sample rate")
             if file.duration is not None and file.format.name not in GUESSED:
