@@ -568,7 +568,8 @@ def test_it_is_readable_on_a_phone_and_in_the_dark(sweep, look, width, scheme):
 
 WIDER = """width => document.documentElement.scrollWidth <= width
     && [...document.querySelectorAll("dialog")].every(e => e.scrollWidth <= e.clientWidth) ? []
-    : [...document.querySelectorAll("body *")].filter(e => e.getBoundingClientRect().right > width + 1)
+    : [...document.querySelectorAll("body *")]
+        .filter(e => e.getBoundingClientRect().right > width + 1)
         .map(e => `${e.tagName}.${e.className} ${e.getBoundingClientRect().right}`)"""
 
 
