@@ -149,6 +149,15 @@ TABLE: dict[str, Kind] = {
     "precision": choice("auto", "fp32", "bf16", "fp16"),
     "debug": YES,
     "trust": list_of(text("the name of a package", r"\w+(\.\w+)*")),
+    # film
+    "film.fps": number(0, 60),
+    "film.window": number(0.1, 60),
+    "film.hop": number(0.05, 60),
+    "film.hold": number(0, 600),
+    "film.mode": choice("morph", "cut", "init"),
+    "film.morph": number(0, 60),
+    "film.kept": number(0, 0.95),
+    "film.pulse": number(0, 10),
     # model
     "model.checkpoint": FILE,
     "model.checkpoint_key": or_null(TEXT),

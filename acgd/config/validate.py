@@ -25,8 +25,9 @@ def check(plain: dict) -> None:
     for key in TABLE:
         if "." not in key and key not in plain and key != "trust":
             raise UserError(f"this config has no {key}: give it one with {key}=...")
+    known = {key.partition(".")[0] for key in TABLE}
     for key in plain:
-        if key not in TABLE and key not in GROUPS:
+        if key not in known and key not in GROUPS:
             near = difflib.get_close_matches(key, [*TABLE, *GROUPS], n=2)
             like = f"; did you mean {' or '.join(near)}?" if near else ""
             raise UserError(f"{key}={shown(plain[key])}: there is no such key{like}")

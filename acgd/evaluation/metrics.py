@@ -102,6 +102,12 @@ MEASURES = {
         score("judge.similarity"),
         without="it needs a judge",
     ),
+    "follows": Measure(
+        "share of a film's time in which the judge sees what is heard",
+        "higher",
+        score("film.follows"),
+        without="film.fps=12 makes films",
+    ),
     "gain": Measure(
         "gain in similarity over the unguided twin",
         "higher",

@@ -56,7 +56,8 @@ def batch_key(cfg: dict) -> str:
 
 def batches(group: list[Sample], cfg: dict) -> Iterator[list[Sample]]:
     """Those of a group's batches that are this process's to make, see `turns`."""
-    return turns(group, 1 if cfg["shared_noise"] else cfg["batch_size"])
+    alone = cfg["shared_noise"] or (cfg.get("film") or {}).get("fps")  # a film is a batch by itself
+    return turns(group, 1 if alone else cfg["batch_size"])
 
 
 class HeldUp(UserError):

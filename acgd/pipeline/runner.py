@@ -191,6 +191,7 @@ def paint(batch: list[Sample], models: Models) -> bool:
     """One batch from its targets to finished folders; True when it is through."""
     from acgd.pipeline import captioning, outputs, scoring, snapshot
     from acgd.pipeline.drawing import draw_with_twins
+    from acgd.pipeline.film import make as film
     from acgd.pipeline.meter import Meter
     from acgd.runs import environment
 
@@ -205,11 +206,18 @@ def paint(batch: list[Sample], models: Models) -> bool:
         made_with = environment.describe(sample.run.cfg, models.device, models.precision)
         sample.record.json("environment.json", made_with | {"batch": sample.record.batch_members})
     models.make_room()
-    pixels, twins = draw_with_twins(batch, models, resume_from)
-    batch, pixels, twins = without_failed(batch, pixels, twins)
+    if film.wanted(batch[0].run.cfg):  # one at a time
+        picture, about = film.draw(batch[0], models)
+        pixels, twins = picture[None], None
+    else:
+        pixels, twins = draw_with_twins(batch, models, resume_from)
+        batch, pixels, twins = without_failed(batch, pixels, twins)
+        about = None
     if not batch:
         return True
     scoring.judge(batch, models, pixels, twins)
+    if about is not None:
+        batch[0].scores["film"] = about
     captioning.write(batch, models, pixels)
     took = meter.batch(len(batch))
     for i, sample in enumerate(batch):

@@ -23,6 +23,7 @@ def of_run(record: Record) -> dict:
     folder, picture, twin, previews = found(record)
     shown = picture or (previews[-1] if previews else None)
     look = {"thumb": url(shown, folder), "full": url(picture, folder), "twin": url(twin, folder)}
+    look |= {name: f"{name}.mp4" for name in ("film",) if (folder / f"{name}.mp4").is_file()}
     movie = folder / "animation.webp"
     if picture and previews and thumbnails.animation(thumbnails.spread(previews), picture, movie):
         look["movie"] = movie.name

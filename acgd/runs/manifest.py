@@ -9,8 +9,8 @@ from __future__ import annotations
 import hashlib
 from pathlib import Path
 
-KINDS = (".yaml", ".json", ".csv")
-FOLDERS = ("images", "previews")
+KINDS = (".yaml", ".json", ".csv", ".mp4")
+FOLDERS = ("images", "previews", "frames")
 OWN = ("status.json",)  # it holds the manifest
 
 

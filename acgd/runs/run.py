@@ -142,6 +142,8 @@ def essence(cfg: Any) -> dict:
         for parent in parents:
             node = node.get(parent) or {}
         node.pop(last, None)
+    if not (kept.get("film") or {}).get("fps"):
+        kept.pop("film", None)  # of a picture they say nothing
     return kept
 
 

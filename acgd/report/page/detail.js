@@ -70,7 +70,7 @@ function detail(sample, more, alone) {
   more ??= { frames: [], losses: {}, config: {}, heard: [], seen: {}, of: {}, overrides: [] };
   const line = commands([sample]) || more.again || "";
   return h("div", { class: alone ? "alone detail" : "detail" },
-    h("div", {}, big(sample, more), twin(sample), curves(more.losses),
+    h("div", {}, film(sample), big(sample, more), twin(sample), curves(more.losses),
       line ? group("Make it again", commandLine(line)) : null),
     h("div", {},
       sample.status === "ok" ? null : trouble(sample, more),
@@ -80,6 +80,12 @@ function detail(sample, more, alone) {
       more.heard?.length ? group("Heard in the sound", bars(more.heard)) : null,
       scoreTable(sample, more),
       configuration(more)));
+}
+
+function film(sample) {
+  if (!sample.film) return null;
+  return group("Film", h("video", { src: sample.film, controls: true, loop: true, preload: "metadata", poster: sample.full }),
+    h("img", { class: "timeline", src: "images/timeline.png", alt: "What is heard when" }));
 }
 
 function twin(sample) {
