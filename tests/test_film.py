@@ -78,7 +78,7 @@ def test_a_picture_rests_while_the_sound_stays_and_changes_slowly():
 def test_half_an_hour_is_read_minute_by_minute(tmp_path, monkeypatch):
     path = tmp_path / "long.wav"
     soundfile.write(path, np.tile(np.sin(np.arange(8000) / 9), 200), 8000)
-    lengths = [len(piece) for piece in hearing.pieces(path, 8000)]
+    lengths = [len(piece) for piece in audio.pieces(path, 8000)]
     assert lengths == [480_000, 480_000, 480_000, 160_000]
 
 

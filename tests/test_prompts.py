@@ -187,3 +187,26 @@ def test_keywords_of_a_real_encoder_join(encoder, bark):
     found = join(source(encoder), describer(wave, encoder.sample_rate), encoder, describer.share)
     assert sum(target.weight for target in found) == pytest.approx(1)
     assert [target.label for target in found[1:]] == [label for label, _ in ranked]
+
+
+def test_a_long_sound_is_heard_where_it_says_most(tmp_path, encoder, capsys):
+    import soundfile
+
+    rng, rate = np.random.default_rng(0), 8000
+    wave = 0.01 * rng.standard_normal(95 * rate)
+    wave[70 * rate : 75 * rate] *= 30
+    soundfile.write(tmp_path / "long.wav", wave, rate)
+    start = AudioPrompt(tmp_path / "long.wav", duration=5)
+    loud = AudioPrompt(tmp_path / "long.wav", duration=5, pick="loudest")
+    every = AudioPrompt(tmp_path / "long.wav", duration=5, pick="all")
+    for source in (start, loud, every):
+        source.check()
+        source(encoder)
+    assert loud.offset == 70 and start.offset == 0
+    said = capsys.readouterr().err
+    assert "heard 0 to 5 s of 95 s" in said and "heard 70 to 75 s of 95 s" in said
+    assert "heard whole, 95 s in parts of 5 s" in said
+    assert loud.wave(rate).std() > 10 * start.wave(rate).std()
+    one, other, mean = (source(encoder)[0].embed for source in (start, loud, every))
+    assert mean.norm() == pytest.approx(1, abs=1e-5)
+    assert not torch.allclose(one, other) and not torch.allclose(mean, other)

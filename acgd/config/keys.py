@@ -225,6 +225,7 @@ TABLE: dict[str, Kind] = {
     "prompt.path": or_list(text("a sound file, a folder, a glob or demo:NAME")),
     "prompt.offset": number(0, 1e6),
     "prompt.duration": number(0, 1e6, above=True),
+    "prompt.pick": choice("start", "loudest", "all"),
     "prompt.weight": number(-1e6, 1e6),
     "prompt.text": or_list(WORDS),
     "prompt.text_share": SHARE,

@@ -6,6 +6,7 @@ Sample rates are in Hz, offsets and durations in seconds. Nothing here imports t
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +19,7 @@ __all__ = ["DEMO", "SUFFIXES", "check", "find", "load", "resample", "resolve"]
 
 SHORTEST = 0.05  # seconds; one analysis frame of the audio head lasts 0.0375 s at 44.1 kHz
 SILENCE = 1e-4  # peak; -80 dB, three steps of 16-bit samples
+PIECE = 60.0  # seconds read at a time where all of a recording is
 LOST = 0.1  # seconds; some headers count the encoder's padding
 CANCELLED = 0.1  # of the power that unrelated channels would leave when they are averaged
 LOUDEST = 2.0**32  # no recorder's full scale is higher, integers in float files included
@@ -37,6 +39,34 @@ def load(
     wave = resample(wave, rate, sample_rate)
     wave = wave[: round(float(duration) * sample_rate)]
     return np.ascontiguousarray(wave / max(1.0, float(np.abs(wave).max())), dtype=np.float32)
+
+
+def pieces(path: str | Path, rate: int, length: float = PIECE) -> Iterator[np.ndarray]:
+    """The whole recording in mono at `rate` Hz, (T,) float32 of `length` seconds, the last shorter;
+    of half an hour, too, no more than a piece is in memory."""
+    place, offset = resolve(path), 0.0
+    while True:
+        window = decode.read(place, offset, length)
+        if len(window.samples):
+            wave, _ = mono(window.samples)
+            yield resample(wave, window.rate, rate).astype(np.float32).clip(-1, 1)
+        if len(window.samples) < (length - LOST) * window.rate:
+            return
+        offset += length
+        if window.length is not None and offset >= window.length - SHORTEST:
+            return
+
+
+def loudest(path: str | Path, duration: float) -> float:
+    """Where the loudest stretch of `duration` seconds begins, to the second."""
+    rate, powers = 8000, list[float]()
+    for piece in pieces(path, rate):
+        powers += [
+            float(np.square(part).sum()) for part in np.split(piece, range(rate, len(piece), rate))
+        ]
+    width = max(1, round(duration))
+    sums = np.convolve(powers, np.ones(width), "valid") if len(powers) > width else np.zeros(1)
+    return float(sums.argmax())
 
 
 def resample(wave: np.ndarray, rate: int, sample_rate: int) -> np.ndarray:

@@ -31,9 +31,10 @@ class MixedPrompt:
         offset: float = 0.0,
         duration: float = 10.0,
         notebook_parsing: bool = False,
+        pick: str = "start",
     ):
         self.text_share = fraction(text_share, "prompt.text_share")
-        self.audio = AudioPrompt(path, offset, duration)
+        self.audio = AudioPrompt(path, offset, duration, pick=pick)
         self.text = TextPrompt(text, notebook_parsing)
 
     def check(self) -> None:

@@ -144,6 +144,8 @@ def essence(cfg: Any) -> dict:
         node.pop(last, None)
     if not (kept.get("film") or {}).get("fps"):
         kept.pop("film", None)  # of a picture they say nothing
+    if kept.get("prompt", {}).get("pick") == "start":
+        kept["prompt"].pop("pick")  # as it was before there was a choice
     return kept
 
 

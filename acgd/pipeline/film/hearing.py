@@ -7,7 +7,6 @@ window only its embedding and its loudness are kept.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -19,10 +18,9 @@ from torch import Tensor
 
 from acgd.encoders.zero_shot import Viewer
 from acgd.errors import UserError
-from acgd.media import audio, decode
+from acgd.media import audio
 from acgd.types import Encoder
 
-PIECE = 60.0  # seconds read at a time
 AT_ONCE = 16  # windows in the ears at once
 QUIET = -50.0  # dB below the loudest window: what is quieter is nothing new
 RANGE = 30.0  # dB from the loudest window down to loudness 0
@@ -51,21 +49,6 @@ class Stretch:
     odds: float  # mean over its windows
 
 
-def pieces(path: str | Path, rate: int) -> Iterator[np.ndarray]:
-    """The whole recording in mono at `rate` Hz, (T,) float32 of PIECE seconds, the last shorter."""
-    place, offset = audio.resolve(path), 0.0
-    while True:
-        window = decode.read(place, offset, PIECE)
-        if len(window.samples):
-            wave, _ = audio.mono(window.samples)
-            yield audio.resample(wave, window.rate, rate).astype(np.float32).clip(-1, 1)
-        if len(window.samples) < (PIECE - 0.1) * window.rate:
-            return
-        offset += PIECE
-        if window.length is not None and offset >= window.length - audio.SHORTEST:
-            return
-
-
 @torch.no_grad()
 def listen(path: str | Path, encoder: Encoder, width: float, hop: float) -> Windows:
     """Every window of `width` seconds, `hop` seconds apart; UserError where nothing is heard."""
@@ -79,7 +62,7 @@ def listen(path: str | Path, encoder: Encoder, width: float, hop: float) -> Wind
             embeds.append(encoder.audio(torch.from_numpy(np.stack(waiting))).float().cpu())
             waiting.clear()
 
-    for piece in pieces(path, rate):
+    for piece in audio.pieces(path, rate):
         total += len(piece)
         rest = np.concatenate([rest, piece])
         while len(rest) >= size:
@@ -92,7 +75,7 @@ def listen(path: str | Path, encoder: Encoder, width: float, hop: float) -> Wind
     hear()
     if not total:
         raise UserError(f"{path}: holds no samples")
-    for piece in pieces(path, rate):  # loudness at the windows' middles needs no ears
+    for piece in audio.pieces(path, rate):  # loudness at the windows' middles needs no ears
         powers += [float(np.mean(np.square(part))) for part in parts(piece, step)]
     n = sum(map(len, embeds))
     decibels = 10 * np.log10(np.maximum(np.array(powers + powers[-1:] * n)[:n], 1e-12))

@@ -13,7 +13,8 @@ from PIL import Image, ImageDraw
 
 from acgd import atomic_files
 from acgd.errors import UserError
-from acgd.pipeline.film.hearing import Stretch, pieces
+from acgd.media import audio as sounds
+from acgd.pipeline.film.hearing import Stretch
 
 SOUND_RATE = 44100
 SMALL_SECONDS, SMALL_FPS, SMALL_SIDE, SMALL_MOST = 30.0, 8, 160, 160
@@ -32,7 +33,7 @@ def mp4(frames: Sequence[Path], sound: str, fps: float, place: Path) -> None:
         video = container.add_stream("libx264", rate=rate, options={"crf": "18"})
         video.width, video.height, video.pix_fmt = width, height, "yuv420p"
         audio = container.add_stream("aac", rate=SOUND_RATE, layout="mono")
-        samples, sent = pieces(sound, SOUND_RATE), 0
+        samples, sent = sounds.pieces(sound, SOUND_RATE), 0
         for i, path in enumerate(frames):
             while sent <= i / fps * SOUND_RATE and (piece := next(samples, None)) is not None:
                 container.mux(audio.encode(of_sound(av, piece, sent)))
