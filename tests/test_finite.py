@@ -52,6 +52,13 @@ def test_one_of_a_batch_fails_and_the_others_are_as_if_it_were_not_there(runs, t
             assert files == {p.name: p.read_bytes() for p in (same.folder / name).iterdir()}
 
 
+def test_the_loss_that_did_it_is_named_not_the_one_that_shows_it(tmp_path):
+    """With the embedded model, whose range loss is not zero."""
+    words = ["experiment=smoke", "prompt=text", "prompt.text=dog", f"outputs={tmp_path}"]
+    with pytest.raises(UserError, match=r"lower guidance\.range \(it is 1e\+38\)"):
+        runner.render(expand(compose(*words, "guidance.range=1e38", "device=cpu")))
+
+
 def test_a_batch_that_is_lost_as_a_whole_ends_early(runs, capsys):
     made = runs("seed=[0,1]", "guidance.clip=1e38", "sampler.steps=20")
     with pytest.raises(UserError, match="2 of 2 pictures failed"):

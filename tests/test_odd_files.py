@@ -19,6 +19,8 @@ from test_cli import run
 from acgd import errors
 from acgd.errors import UserError
 from acgd.media import audio, find, images, texts
+from acgd.pipeline import snapshot
+from acgd.report import page_data, thumbnails
 from acgd.runs import folder as folders
 from acgd.runs import records
 from acgd.runs.run import expand
@@ -143,6 +145,12 @@ def test_links_to_devices_are_never_read(tmp_path, device):
                  lambda: texts.text(tmp_path / "a.txt", "labels")):  # fmt: skip
         with pytest.raises(UserError, match="a pipe or a device"):
             read()
+    for name in ("losses.csv", "captions.csv", "snapshot.pt", "previews.png"):
+        os.symlink(device, tmp_path / name)
+    assert page_data.losses(tmp_path) == {} and records.rows(tmp_path / "captions.csv") == []
+    assert not thumbnails.thumb(tmp_path / "previews.png", tmp_path / "small.jpg")
+    with pytest.raises(ValueError, match="not a whole snapshot"):
+        snapshot.load(tmp_path / "snapshot.pt", [])
     assert folders.state(tmp_path) == {} and folders.status(tmp_path) == "absent"
     assert records.parse(tmp_path / "metrics.json") == {}
     assert records.settings(tmp_path) == {}

@@ -87,6 +87,24 @@ def test_sizes_that_were_never_written(tmp_path, kind, subtype, size):
     assert abs(np.abs(np.fft.rfft(wave[:RATE])).argmax() - 440) <= 1
 
 
+@pytest.mark.parametrize(("kind", "place"), [("CAF", 12), ("W64", 56), ("RF64", 16), ("WAV", 16)])
+@pytest.mark.parametrize("size", [b"\xff", b"\x7f"])
+def test_chunks_that_reach_further_than_any_file(tmp_path, kind, place, size):
+    """A chunk before the samples says that it is huge: a line, or the sound, never an exception."""
+    content = bytearray(encoded(tone(2), kind, "PCM_16"))
+    long = 8 if kind in ("CAF", "W64") else 4
+    content[place : place + long] = size * long
+    path = tmp_path / "a"
+    path.write_bytes(content)
+    message(path)
+
+
+def test_an_archive_of_sizes_that_was_cut(tmp_path):
+    content = encoded(tone(2), "RF64", "PCM_16")
+    at = content.index(b"ds64")
+    assert "not a sound" in message(place(tmp_path / "a.wav", content[: at + 12]))
+
+
 def test_mp3_without_a_mark_is_read_to_its_end(tmp_path):
     silence = np.zeros(3 * RATE, "f4")
     mp3 = encoded(np.concatenate([silence, noise(4)]), "MP3", bitrate_mode="VARIABLE")

@@ -335,3 +335,11 @@ def test_equal_sounds_of_different_jobs_are_named(tiny, sounds, capsys):
     assert capsys.readouterr().err == f"{said}the same picture twice\n"
     assert len(expand(compose(*tiny, f"prompt.path=[{first},{second}]"))) == 1
     assert capsys.readouterr().err == f"{said}one picture for both\n"
+
+
+def test_what_a_job_was_given_is_shown_as_it_was_typed(tmp_path):
+    given = (["prompt.path=demo\\:dog", "seed=1"], ["prompt.path=demo\\:pig", "seed=1"])
+    assert plugin.values([Job(tmp_path, words) for words in given]) == [
+        "prompt.path=demo:dog",
+        "prompt.path=demo:pig",
+    ]

@@ -16,6 +16,7 @@ from test_cli import run
 
 import acgd
 from acgd.config import trust
+from acgd.config.compose import own_parts
 from acgd.config.instantiate import build
 from acgd.config.words import quoted
 from acgd.errors import UserError
@@ -233,3 +234,22 @@ def test_a_name_elsewhere_makes_no_folder(tmp_path, sweep):
     assert done.stderr.splitlines() == [
         "acgd: name=../../x: must lie in the folder of outputs=outputs, not elsewhere"
     ]
+
+
+BOMB = "a0: &a0 [x, x]\n" + "".join(f"a{i + 1}: &a{i + 1} [*a{i}, *a{i}]\n" for i in range(30))
+
+
+@pytest.mark.parametrize("text", ["a: &a [*a]\n", "a: &a {b: *a}\n", BOMB])
+def test_a_config_of_ones_own_that_unfolds_without_end_is_one_line(tmp_path, text):
+    (tmp_path / "sampler").mkdir()
+    (tmp_path / "sampler/mine.yaml").write_text(text)
+    with pytest.raises(UserError, match=r"mine\.yaml: its aliases \(\*\) unfold without end"):
+        own_parts(tmp_path)
+
+
+def test_aliases_that_end_and_files_that_do_not(tmp_path):
+    (tmp_path / "mine.yaml").write_text("a: &a [1, 2]\nb: [*a, *a]\nc: *a\n")
+    assert own_parts(tmp_path) == tmp_path
+    (tmp_path / "zero.yaml").symlink_to("/dev/zero")
+    with pytest.raises(UserError, match=r"zero\.yaml: is no yaml file"):
+        own_parts(tmp_path)

@@ -118,6 +118,9 @@ def test_the_papers_have_the_table():
     ("words", "says"),
     [
         (["twin=no"], "twin=no: must be true or false"),
+        (["twin='true'"], "twin='true': must be true or false"),
+        (["text=dog"], "did you mean prompt=text prompt.text=dog?"),
+        (["eta=1"], "did you mean sampler=ddim sampler.eta=1?"),
         (["twin=1"], "twin=1: must be true or false"),
         (["class_id=abc"], "class_id=abc: must be a whole number from 0 to 999, or null"),
         (["prompt.weight=1e308"], "prompt.weight=1e+308: must be a number from"),

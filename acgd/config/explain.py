@@ -9,6 +9,7 @@ from errno import EDQUOT, ENOSPC
 from omegaconf import DictConfig
 
 from acgd.config.compose import compose
+from acgd.config.keys import TABLE
 from acgd.errors import UserError, causes, one_line
 from acgd.paths import CONF
 
@@ -64,8 +65,13 @@ def unknown(line: str) -> str:
         group = key.rpartition(".")[0].replace(".", "/")
         others = f" (or {', '.join(parts[1:])})" if parts[1:] else ""
         return f"{none} here; did you mean {group}={parts[0]} {key}={value}?{others}"
-    keys = dotted_keys(compose())
     last = key.rpartition(".")[2]
+    elsewhere = [one for one in TABLE if "." in one and one.rpartition(".")[2] == key]
+    keys = dotted_keys(compose())
+    if elsewhere and not any(name.rpartition(".")[2] == last for name in keys):
+        group = elsewhere[0].split(".")[0]  # of a part that is not chosen here
+        if parts := parts_with(elsewhere[0]):
+            return f"{none}; did you mean {group}={parts[0]} {elsewhere[0]}={value}?"
     near = [name for name in keys if name.rpartition(".")[2] == last]
     near = near or difflib.get_close_matches(key, keys, n=3)
     return f"{none}; did you mean {', '.join(near[:3])}?" if near else f"{none}; see --cfg job"

@@ -104,6 +104,8 @@ def shown(value: Any) -> str:
     words = {None: "null", True: "true", False: "false"}
     plain = isinstance(value, bool) or value is None
     text = words[value] if plain else str(value)
+    if isinstance(value, str) and value in words.values():  # which was typed in quotes
+        text = f"'{value}'"
     return text if len(text) <= 80 else text[:77] + "..."
 
 

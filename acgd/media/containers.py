@@ -93,7 +93,10 @@ def walk(
     """
     length, letter = struct.calcsize(packed), packed[0] + packed[-1]
     size64: tuple[int, int] | None = None
+    end = file.seek(0, io.SEEK_END)
     for _ in range(MOST_CHUNKS):
+        if place > end:  # as a damaged size says, perhaps further than any file reaches
+            return None
         file.seek(place)
         header = file.read(length)
         if len(header) < length:
@@ -105,7 +108,7 @@ def walk(
                 return Data(place + length, size64[0], size64[1], "<Q")
             return Data(place + length, size - own, place + length - len_of(letter), letter, own)
         if long_size and kind == b"ds64":
-            size64 = struct.unpack("<Q", file.read(16)[8:16])[0], place + 16
+            size64 = int.from_bytes(file.read(16)[8:16], "little"), place + 16
         if eights and size < length:
             return None
         place += size if eights else length + size

@@ -67,7 +67,7 @@ def fault(numbers: Numbers, i: int, before: list[dict], settings: Settings) -> s
     which: str | None
     wrong = [name for name in losses if weights[name] and not losses[name][i].isfinite()]
     if wrong:
-        what, which = f"the loss {wrong[0]}", wrong[0]
+        what, which = f"the loss {wrong[0]}", heaviest(weights, {}, i, before) or wrong[0]
     elif not (numbers.x0[i] and numbers.x[i]):
         what = "the picture" if numbers.x0[i] else "the prediction"
         which = heaviest(weights, losses, i, before)

@@ -49,7 +49,8 @@ def tell_heard(batch: list[Sample], models: Models, alone: bool, printed: set[st
     """What is heard, before anything is drawn of it; each sound once, whatever its seeds. And what
     the embedded models have no picture of. told: what this command has said already."""
     for label, like in unknown(batch, models, printed).items():
-        say(f'"{label}" is not among what the embedded models draw; nearest: {", ".join(like)}')
+        short = label if len(label) <= 80 else f"{label[:77]}..."
+        say(f'"{short}" is not among what the embedded models draw; nearest: {", ".join(like)}')
     for sample in batch:
         if not sample.heard or sample.run.label in printed:
             continue

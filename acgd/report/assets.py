@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import hashlib
 import json
 import re
@@ -12,6 +11,7 @@ from urllib.parse import quote
 
 from acgd.report import thumbnails
 from acgd.report.waveforms import sound
+from acgd.runs import records as run_records
 from acgd.runs.records import Record
 
 KINDS = ("thumbs", "pictures", "strips", "sounds")
@@ -85,11 +85,8 @@ def frames_of_many(record: Record, look: dict) -> list[dict]:
 
 def captioned(folder: Path, previews: list[Path]) -> list[tuple[Path, dict]]:
     """Each preview with its step and what the captioner said of it."""
-    try:
-        with open(folder / "captions.csv", encoding="utf-8", newline="") as file:
-            said = {row["picture"]: row["caption"] for row in csv.DictReader(file)}
-    except (OSError, ValueError, KeyError, csv.Error):
-        said = {}
+    rows = run_records.rows(folder / "captions.csv")
+    said = {row.get("picture"): row.get("caption") for row in rows}
     numbers = [path.stem.removeprefix("step_").lstrip("0") for path in previews]
     names = [f"previews/{path.name}" for path in previews]
     frames = [

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import math
 import re
 from pathlib import Path
@@ -106,13 +105,7 @@ def common(records: list[Record]) -> dict:
 
 def losses(folder: Path | None) -> dict[str, list]:
     """losses.csv by column, at most POINTS rows of it, None where a step has no value."""
-    if folder is None:
-        return {}
-    try:
-        with open(folder / "losses.csv", encoding="utf-8", newline="") as file:
-            rows = list(csv.DictReader(file))
-    except (OSError, TypeError, ValueError, csv.Error):
-        return {}
+    rows = [] if folder is None else run_records.rows(folder / "losses.csv")
     if len(rows) > POINTS:
         rows = [rows[round(i * (len(rows) - 1) / (POINTS - 1))] for i in range(POINTS)]
     names = [name for name in (rows[0] if rows else {}) if name not in (None, "t")]

@@ -49,12 +49,19 @@ def place(source: Path, target: Path) -> None:
         temporary.unlink(missing_ok=True)
 
 
+def opened(source: Path) -> Image.Image:
+    """Pillow's picture; OSError for a pipe or a device, whose reading might never end."""
+    if not source.is_file():
+        raise OSError(f"{source} is no file")
+    return Image.open(source)
+
+
 def thumb(source: Path, target: Path, side: int = THUMB) -> bool:
     """The picture as a small JPEG; whether it is there now."""
     if fresh(target, source):
         return True
     try:
-        with Image.open(source) as image:
+        with opened(source) as image:
             small = image.convert("RGB")
             small.thumbnail((side, side), Image.Resampling.BILINEAR)
             save(small, target)
@@ -75,7 +82,7 @@ def strip(sources: list[Path], target: Path) -> bool:
     sheet = Image.new("RGB", (FRAME * len(sources), FRAME))
     try:
         for i, source in enumerate(sources):
-            with Image.open(source) as image:
+            with opened(source) as image:
                 small = image.convert("RGB").resize((FRAME, FRAME), Image.Resampling.BILINEAR)
             sheet.paste(small, (FRAME * i, 0))
         save(sheet, target)
@@ -91,7 +98,7 @@ def animation(previews: list[Path], picture: Path, target: Path) -> bool:
     frames = []
     try:
         for source in [*previews, picture]:
-            with Image.open(source) as image:
+            with opened(source) as image:
                 frames.append(image.convert("RGB"))
                 frames[-1].thumbnail((MOVIE, MOVIE))
         durations = [PACE] * len(previews) + [LAST]

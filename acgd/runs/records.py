@@ -19,6 +19,7 @@ Nothing here raises for a torn, empty or missing file, and nothing needs torch.
 
 from __future__ import annotations
 
+import csv
 import json
 import re
 from functools import lru_cache
@@ -144,6 +145,17 @@ def parse(path: Path) -> dict:
     except (OSError, ValueError):
         return {}
     return content if isinstance(content, dict) else {}
+
+
+def rows(path: Path) -> list[dict[str, str]]:
+    """A csv's rows; [] where there is no file that can be read."""
+    try:
+        if not path.is_file():
+            return []
+        with open(path, encoding="utf-8", newline="") as file:
+            return list(csv.DictReader(file))
+    except (OSError, ValueError, csv.Error):
+        return []
 
 
 def settings(folder: Path) -> dict[str, Any]:

@@ -108,6 +108,7 @@ def summary(folder: Path) -> int:
     common = set.intersection(*given) if given else set()
     for job in bad:
         words = " ".join(one for one in job.get("overrides", []) if one not in common)
+        words = words.replace("\\:", ":")  # as typed: Hydra escapes demo:dog
         why = job.get("error", "its process ended before it could say why")
         if job.get("status") != "waiting":
             say(f"{job.get('status', 'failed')}: {words}: {why}")

@@ -136,7 +136,8 @@ def make(jobs: list[Job]) -> None:
 def values(jobs: list[Job]) -> list[str]:
     """What each job was given that not all were."""
     common = set.intersection(*(set(job.overrides) for job in jobs)) if len(jobs) > 1 else set()
-    return [" ".join(one for one in job.overrides if one not in common) for job in jobs]
+    own = [" ".join(one for one in job.overrides if one not in common) for job in jobs]
+    return [words.replace("\\:", ":") for words in own]  # as typed: Hydra escapes demo:dog
 
 
 def returned(job: Job) -> JobReturn:
