@@ -49,7 +49,7 @@ class AudioPrompt:
         if self.pick != "all":
             audio.check(self.path, self.offset, self.duration)
 
-    def wave(self, sample_rate: int) -> np.ndarray | None:
+    def wave(self, sample_rate: int) -> np.ndarray:
         """(T,) float32 in [-1, 1] at `sample_rate` Hz."""
         return audio.load(self.path, sample_rate, self.offset, self.duration)
 

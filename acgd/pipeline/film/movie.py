@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import colorsys
 import io
 from collections.abc import Sequence
 from fractions import Fraction
@@ -93,5 +94,5 @@ def strip(found: Sequence[Stretch], looks: dict[str, Path]) -> Image.Image:
 
 def colour(number: int) -> tuple[int, ...]:
     """Colours as far apart as the golden ratio puts their hues."""
-    hue = round(255 * (number * 0.618 % 1))
-    return Image.new("HSV", (1, 1), (hue, 120, 210)).convert("RGB").getpixel((0, 0))
+    rgb = colorsys.hsv_to_rgb(number * 0.618 % 1, 0.47, 0.82)
+    return tuple(round(255 * part) for part in rgb)
