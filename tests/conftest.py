@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import sys
 from pathlib import Path
 
@@ -119,3 +120,18 @@ def compose(*overrides: str):
 
 def command(*arguments: str) -> list[str]:
     return [sys.executable, str(ROOT / "run.py"), *arguments]
+
+
+@pytest.fixture(scope="module")
+def chromium():
+    """Debian's Chromium, or any that CHROMIUM names, driven by playwright."""
+    api = pytest.importorskip("playwright.sync_api", reason="pip install playwright")
+    names = (os.environ.get("CHROMIUM"), "chromium", "chromium-browser", "google-chrome")
+    program = next((path for name in names if name and (path := shutil.which(name))), None)
+    if program is None:
+        pytest.skip("there is no chromium: apt-get install chromium")
+    flags = ["--no-sandbox", "--disable-gpu", "--disable-background-networking"]
+    with api.sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=program, args=flags)
+        yield browser
+        browser.close()

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 import re
-import shutil
 import subprocess
 import sys
 import time
@@ -396,29 +394,14 @@ def test_what_nobody_named_is_not_coloured_by_its_likeness_to_what_was_heard():
     assert first("heard") == "judge.image_audio"
 
 
-@pytest.fixture(scope="module")
-def browser():
-    """Debian's Chromium, or any that CHROMIUM names, driven by playwright."""
-    api = pytest.importorskip("playwright.sync_api", reason="pip install playwright")
-    names = (os.environ.get("CHROMIUM"), "chromium", "chromium-browser", "google-chrome")
-    program = next((found for name in names if name and (found := shutil.which(name))), None)
-    if program is None:
-        pytest.skip("there is no chromium: apt-get install chromium")
-    flags = ["--no-sandbox", "--disable-gpu", "--disable-background-networking"]
-    with api.sync_playwright() as playwright:
-        chromium = playwright.chromium.launch(executable_path=program, args=flags)
-        yield chromium
-        chromium.close()
-
-
 @pytest.fixture
-def look(browser):
+def look(chromium):
     """look(path) -> the page in the browser; errors and requests to a network fail the test."""
     wrong, open_ = [], []
 
     def go(path: Path, width: int = 1280, scheme: str = "light"):
         size = {"width": width, "height": 800}
-        context = browser.new_context(viewport=size, color_scheme=scheme)
+        context = chromium.new_context(viewport=size, color_scheme=scheme)
         page = context.new_page()
         page.on("pageerror", lambda error: wrong.append(str(error)))
         page.on("requestfailed", lambda request: wrong.append(request.url))
@@ -442,8 +425,8 @@ def wait(page, expression: str) -> None:
 
 
 @pytest.mark.browser
-def test_a_page_runs_no_script_but_its_own_and_asks_no_network(sweep, browser):
-    page = browser.new_page()
+def test_a_page_runs_no_script_but_its_own_and_asks_no_network(sweep, chromium):
+    page = chromium.new_page()
     page.goto(report.build(sweep).as_uri())
     page.evaluate(
         """() => {
