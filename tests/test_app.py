@@ -163,6 +163,7 @@ def test_two_tabs_wait_for_one_another_and_do_not_mix(app, tab):
         set_more(page, f"{FEW} seed=5")
     first.click("#draw")
     second.click("#draw")
+    says(second, "queue")  # its place
     for page in (first, second):
         says(page, "Done.")
         assert page.locator("#pictures img").count() == 1

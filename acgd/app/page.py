@@ -20,7 +20,8 @@ FIELDS = ("model", "encoder", "text_share", "style", "seed", "seeds", "steps", "
 OWN_STYLE = "each seed its own"
 ENDS = {"ok": "Done.", "failed": "", "stopped": "Stopped; drawing the same again resumes it."}
 TO_RESULTS = """() => {
-  if (innerWidth < 700) document.getElementById("status").scrollIntoView({behavior: "smooth"})
+  const status = document.getElementById("status"), top = status.getBoundingClientRect().top;
+  if (top < 0 || top > 0.8 * innerHeight) status.scrollIntoView({behavior: "smooth"});
 }"""  # on a phone they are below the fields
 INTRODUCTION = """# acgd
 Drop or record a sound, or write words, and press **Draw**."""
