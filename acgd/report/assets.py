@@ -14,8 +14,8 @@ from acgd.report.waveforms import sound
 from acgd.runs import records as run_records
 from acgd.runs.records import Record
 
-KINDS = ("thumbs", "pictures", "strips", "sounds")
-OURS = re.compile(r"[0-9a-f]{12}(-twin)?\.(jpg|png|mp3|webp)")  # names by `key` and `name_of`
+KINDS = ("thumbs", "pictures", "strips", "sounds", "films")
+OURS = re.compile(r"[0-9a-f]{12}(-twin)?\.(jpg|png|mp3|webp|mp4)")  # names by `key` and `name_of`
 
 
 def of_run(record: Record) -> dict:
@@ -23,7 +23,7 @@ def of_run(record: Record) -> dict:
     folder, picture, twin, previews = found(record)
     shown = picture or (previews[-1] if previews else None)
     look = {"thumb": url(shown, folder), "full": url(picture, folder), "twin": url(twin, folder)}
-    look |= {name: f"{name}.mp4" for name in ("film",) if (folder / f"{name}.mp4").is_file()}
+    look |= {name: url(path, folder) for name, path in of_film(folder).items()}
     movie = folder / "animation.webp"
     if picture and previews and thumbnails.animation(thumbnails.spread(previews), picture, movie):
         look["movie"] = movie.name
@@ -43,9 +43,18 @@ def of_many(record: Record, home: Path) -> dict:
         if source and look.get("thumb"):
             thumbnails.place(source, home / "pictures" / f"{name}{suffix}.png")
             look["twin" if suffix else "full"] = f"pictures/{name}{suffix}.png"
+    for kind, path in of_film(record["folder"]).items():
+        thumbnails.place(path, home / "films" / f"{name}{path.suffix}")
+        look[kind] = f"films/{name}{path.suffix}"
     if thumbnails.strip(thumbnails.spread(previews), home / "strips" / f"{name}.jpg"):
         look["strip"] = f"strips/{name}.jpg"
     return {what: f"{home.name}/{path}" for what, path in look.items()}
+
+
+def of_film(folder: Path) -> dict[str, Path]:
+    """A film and the picture of what is heard when, where a run is one."""
+    both = {"film": folder / "film.mp4", "timeline": folder / "images" / "timeline.png"}
+    return {name: path for name, path in both.items() if path.is_file()}
 
 
 def found(record: Record) -> tuple[Path, Path | None, Path | None, list[Path]]:

@@ -85,7 +85,7 @@ function detail(sample, more, alone) {
 function film(sample) {
   if (!sample.film) return null;
   return group("Film", h("video", { src: sample.film, controls: true, loop: true, preload: "metadata", poster: sample.full }),
-    h("img", { class: "timeline", src: "images/timeline.png", alt: "What is heard when" }));
+    h("img", { class: "timeline", src: sample.timeline, alt: "What is heard when" }));
 }
 
 function twin(sample) {
