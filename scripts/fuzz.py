@@ -49,7 +49,7 @@ RAW = re.compile(r"debug=true shows where|\b[A-Z]\w*(Error|Exception|Warning)\b|
 OURS = re.compile(
     r"acgd: |\S+: error: |usage: |acgd \w+: error: |python run\.py \w+: error: |\s*$|W&B: "
 )
-BAR = re.compile(r"^.*\d+%\|.*$|^\s*\d+it .*$", re.M)  # progress
+BAR = re.compile(r"^.*\d+%\|.*$|^.*\b\d+it .*$", re.M)  # progress
 
 
 class Ended(NamedTuple):

@@ -212,7 +212,7 @@ def test_finished_runs_are_replayed_once_in_order(example, tmp_path, capsys, mon
     write(job / "status.json", json.dumps({"overrides": ["x=1"], "runs": [runs[0].name]}))
     said = synced(home.parent, capsys, monkeypatch, code=1)
     assert said.splitlines() == [
-        "3 finished runs, 0 of them recorded before",
+        "3 runs that ended, 0 of them recorded before",
         f"1/3  {runs[1].name}",
         f"3/3  {runs[0].name}",
         "2 runs recorded, 1 left out",
@@ -221,6 +221,21 @@ def test_finished_runs_are_replayed_once_in_order(example, tmp_path, capsys, mon
     assert start["run_group"] == "monday"
     assert "2 of them recorded before" in synced(home, capsys, monkeypatch, code=1)
     assert synced(runs[1], capsys, monkeypatch, "--again").endswith("1 runs recorded, 0 left out\n")
+
+
+@pytest.mark.process
+def test_failed_runs_are_replayed_with_their_line(example, tmp_path, capsys, monkeypatch):
+    good, bad = (copied(example, tmp_path / "main", c * 12, age) for c, age in (("a", 9), ("b", 5)))
+    (bad / "metrics.json").unlink()
+    shutil.rmtree(bad / "images")
+    state = {"status": "failed", "signature": "b" * 12, "error": "bark.wav: silent from 0 to 4 s"}
+    write(bad / "status.json", json.dumps(state))
+    said = synced(tmp_path / "main", capsys, monkeypatch).splitlines()
+    assert said[0] == "2 runs that ended, 0 of them recorded before"
+    assert said[1:3] == [f"1/2  {good.name}", f"2/2  {bad.name}"]
+    items = [r["history"]["item"] for r in inspected(bad) if r["type"] == "history"]
+    assert items[-1]["status"] == "failed" and "silent from 0 to 4 s" in items[-1]["error"]
+    assert "2 of them recorded before" in synced(tmp_path / "main", capsys, monkeypatch, code=0)
 
 
 def synced(folder: Path, capsys, monkeypatch, *more: str, code: int = 0) -> str:

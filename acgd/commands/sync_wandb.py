@@ -1,4 +1,4 @@
-"""Replay finished runs into W&B: each once, in the order in which they were finished.
+"""Replay finished and failed runs into W&B: each once, in the order in which they ended.
 
     acgd sync outputs/main
     acgd sync outputs/main/sweeps/2026-01-31_12-00-00-000000 --project my-sounds
@@ -24,9 +24,9 @@ DONE = {"online": "sent", "offline": "recorded"}
 
 def main(arguments: list[str] | None = None) -> int:
     asked = read(arguments)
-    runs = finished(Path(asked.folder))
+    runs = ended(Path(asked.folder))
     todo = [run for run in runs if asked.again or not wandb_worker.mirrored(run, asked.mode)]
-    print(f"{len(runs)} finished runs, {len(runs) - len(todo)} of them {DONE[asked.mode]} before")
+    print(f"{len(runs)} runs that ended, {len(runs) - len(todo)} of them {DONE[asked.mode]} before")
     sent, bad = replayed(todo, asked) if todo else (0, 0)
     print(f"{sent} runs {DONE[asked.mode]}, {bad} left out")
     return 0 if runs and sent == len(todo) else 1
@@ -72,14 +72,27 @@ def read(arguments: list[str] | None) -> argparse.Namespace:
     return parser.parse_args(arguments)
 
 
-def finished(folder: Path) -> list[Path]:
-    """The folders of finished runs under `folder`, the first that was finished first."""
+def ended(folder: Path) -> list[Path]:
+    """The folders of finished and failed runs under `folder`, the first that ended first."""
     places = [folder]
     if not (folder / "status.json").exists() and not any(folder.glob("*/status.json")):
         places += [path for path in sorted(folder.glob("*/")) if path.name != "sweeps"]
     records = [record for place in places for record in run_records.read(place)]
-    done = {r["folder"].absolute() for r in records if r["folder"] and r["status"] == "ok"}
-    return sorted(done, key=lambda run: ((run / "metrics.json").stat().st_mtime_ns, run.name))
+    over = {
+        record["folder"].absolute(): record["status"]
+        for record in records
+        if record["folder"] and record["status"] in ("ok", "failed")
+    }
+    last = {"ok": "metrics.json", "failed": "status.json"}  # what was written at the end
+    return sorted(over, key=lambda run: (moment(run / last[over[run]]), run.name))
+
+
+def moment(path: Path) -> int:
+    """When a file was written, in ns; 0 for one that is gone, whose run is then told to be torn."""
+    try:
+        return path.stat().st_mtime_ns
+    except OSError:
+        return 0
 
 
 def groups(runs: list[Path]) -> dict[Path, str]:
