@@ -9,6 +9,7 @@ import fcntl
 import os
 import struct
 import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -111,7 +112,10 @@ def power_losses(torture: Any, count: int, recorded: bool = False) -> str:
             victim = torture.start(home, outputs)
             if not victim.wait(PATIENCE) or victim.code:
                 torture.faults.append(f"{home.name}: ended with {victim.code}, see {victim.log}")
+                stop([victim])
             torture.compare(made, home.name)
+        told = f"\r{number} power losses, {len(torture.faults)} faults"
+        print(told, end="", file=sys.stderr, flush=True)
     return (
         f"power losses {count} ({', '.join(ways)}): {finished} finished pictures held to their word"
     )
@@ -161,7 +165,7 @@ class Ext4:
         return said
 
     def close(self) -> None:
-        subprocess.run(["umount", self.place], check=True)
+        subprocess.run(["umount", "--lazy", self.place], check=True)  # a slow one may be at work
         self.image.unlink()
 
 
