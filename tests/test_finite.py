@@ -123,7 +123,7 @@ def test_an_embedding_that_is_none_is_named():
 
 
 def test_the_device_is_asked_once_a_step(monkeypatch):
-    """Losses, t and whether all is finite come in one tensor."""
+    """Losses and whether all is finite come in one tensor."""
     from acgd.diffusion.interfaces import Step
 
     calls, cpu = [], torch.Tensor.cpu

@@ -42,11 +42,14 @@ class Denoiser:
     def __call__(self, x: Tensor, t: Tensor) -> Prediction:
         out, frac = self._split(self._network(x, self.diffusion.model_timesteps(t)), x.shape[1])
         x0, eps = self._convert(x, t, out)
-        return Prediction(x0, eps, self.diffusion.log_variance(t, frac).expand_as(x))
+        log_var = self.diffusion.log_variance(t, frac)
+        if not log_var.ndim:  # a number: filled in on the device, not copied there
+            log_var = x.new_full((), float(log_var))
+        return Prediction(x0, eps, log_var.expand_as(x))
 
     def _network(self, x: Tensor, timesteps: Tensor) -> Tensor:
         """The network's output, guided by its condition: (B, C or 2C, H, W) float32."""
-        given = {} if self.y is None else {"y": self.y}
+        given, timesteps = {} if self.y is None else {"y": self.y}, timesteps.to(x.device)
         if self.strength == {0.0}:
             return self.unet(x, timesteps, **given).float()
         if self.strength == {1.0}:

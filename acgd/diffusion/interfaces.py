@@ -26,7 +26,7 @@ class Step:
 
     index: int  # 0 for the first step taken
     total: int  # steps that this run takes
-    t: Tensor  # (B,) int64, index in the respaced process
+    t: Tensor  # (B,) int64 on the CPU, index in the respaced process
     x: Tensor  # (B, 3, H, W), the sample after the step
     x0: Tensor  # (B, 3, H, W), the model's prediction before guidance
     losses: dict[str, Tensor] = field(default_factory=dict)  # each (B,)

@@ -144,8 +144,14 @@ class Diffusion:
         self.fixed_large_log_variance = np.log(np.append(second, betas[1:]))
 
     def pick(self, table: str | np.ndarray, t: Tensor) -> Tensor:
-        """Values of a table (by name or as an array) at t: (B, 1, 1, 1) float32 on t's device."""
+        """Values of a table (by name or as an array) at t: (B, 1, 1, 1) float32 on t's device.
+
+        One number, (), where t is on the CPU and the same for all samples, as samplers have it:
+        that goes with a tensor of any device, and no GPU is waited for.
+        """
         values = getattr(self, table) if isinstance(table, str) else table
+        if t.device.type == "cpu" and bool((t == t[0]).all()):
+            return torch.tensor(values[int(t[0])]).float()
         return torch.from_numpy(values[t.cpu().numpy()]).float().to(t.device)[:, None, None, None]
 
     def model_timesteps(self, t: Tensor) -> Tensor:
@@ -168,7 +174,7 @@ class Diffusion:
             raise UserError(f"cannot skip {skip} of {self.num_timesteps} steps: one must be left")
         if init is None and skip == 0:
             return noise
-        t = torch.full((len(noise),), self.num_timesteps - 1 - skip, device=noise.device)
+        t = torch.full((len(noise),), self.num_timesteps - 1 - skip)
         return self.q_sample(torch.zeros_like(noise) if init is None else init, t, noise)
 
     def posterior_mean(self, x0: Tensor, x: Tensor, t: Tensor) -> Tensor:

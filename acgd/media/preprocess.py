@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import cache
+
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -40,5 +42,12 @@ def resized(images: Tensor, size: int) -> Tensor:
 
 def normalise(images: Tensor) -> Tensor:
     """(N, 3, S, S) in [0, 1] -> minus CLIP's mean, over its deviation, by channel."""
-    mean, std = (images.new_tensor(values).view(3, 1, 1) for values in (MEAN, STD))
+    mean, std = statistics(images.dtype, images.device)
     return (images - mean) / std
+
+
+@cache
+def statistics(dtype: torch.dtype, device: torch.device) -> tuple[Tensor, Tensor]:
+    """CLIP's mean and deviation, each (3, 1, 1); copied to a device once."""
+    mean, std = (torch.tensor(values, dtype=dtype, device=device) for values in (MEAN, STD))
+    return mean.view(3, 1, 1), std.view(3, 1, 1)

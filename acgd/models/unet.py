@@ -34,8 +34,9 @@ def timestep_embedding(t: Tensor, dim: int, max_period: float = 10000.0) -> Tens
     f_i = max_period^(-i / h), h = dim // 2; an odd `dim` gets a zero column.
     """
     half = dim // 2
-    f = torch.exp(-math.log(max_period) * torch.arange(half, dtype=torch.float32) / half)
-    angles = t[:, None].float() * f[None].to(t.device)
+    steps = torch.arange(half, dtype=torch.float32, device=t.device)
+    f = torch.exp(-math.log(max_period) * steps / half)
+    angles = t[:, None].float() * f[None]
     embedding = torch.cat([angles.cos(), angles.sin()], dim=-1)
     return F.pad(embedding, (0, dim % 2))
 

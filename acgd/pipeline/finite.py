@@ -21,7 +21,7 @@ from acgd.types import Target
 
 
 class Numbers(NamedTuple):
-    """A step as it is written down: its losses and t on the CPU, and what of it is finite."""
+    """A step as it is written down: its losses on the CPU, and what of it is finite."""
 
     step: Step
     x0: Tensor  # (B,) bool: the model's prediction
@@ -31,9 +31,9 @@ class Numbers(NamedTuple):
 def numbers(step: Step) -> Numbers:
     names = list(step.losses)
     flags = [value.isfinite().flatten(1).all(1).float() for value in (step.x0, step.x)]
-    rows = [*(step.losses[name].float() for name in names), step.t.float(), *flags]
-    *losses, t, x0, x = torch.stack([row.to(step.x.device) for row in rows]).cpu()
-    step = replace(step, losses=dict(zip(names, losses, strict=True)), t=t.long())
+    rows = [*(step.losses[name].float() for name in names), *flags]
+    *losses, x0, x = torch.stack([row.to(step.x.device) for row in rows]).cpu()
+    step = replace(step, losses=dict(zip(names, losses, strict=True)))
     return Numbers(step, x0.bool(), x.bool())
 
 

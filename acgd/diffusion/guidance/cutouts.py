@@ -63,18 +63,18 @@ def _draw_like_notebook(
 def averaging(side: Tensor, offset: Tensor, length: int, cut_size: int) -> Tensor:
     """(..., S, length) float32: row i averages the pixels from floor(i side / S) to, but not
     including, ceil((i + 1) side / S) behind the offset, as adaptive average pooling does."""
-    i = torch.arange(cut_size)
+    i = torch.arange(cut_size, device=side.device)
     side, offset = side[..., None], offset[..., None]
     first = (i * side) // cut_size + offset  # (..., S)
     last = -((-(i + 1) * side) // cut_size) + offset
-    pixel = torch.arange(length)
+    pixel = torch.arange(length, device=side.device)
     inside = (pixel >= first[..., None]) & (pixel < last[..., None])
     return inside.float() / (last - first)[..., None]
 
 
 def cut(x: Tensor, boxes: Tensor, cut_size: int) -> Tensor:
     """Cuts (N B, 3, S, S) of x (B, 3, H, W), cut by cut: all samples' first cuts come first."""
-    side, left, top = boxes.expand(len(x), -1, -1).unbind(-1)  # each (B, N)
+    side, left, top = boxes.to(x.device).expand(len(x), -1, -1).unbind(-1)  # each (B, N)
     rows = averaging(side, top, x.shape[2], cut_size).to(x)  # (B, N, S, H)
     columns = averaging(side, left, x.shape[3], cut_size).to(x)  # (B, N, S, W)
     out = rows.flatten(1, 2)[:, None] @ x  # (B, 3, N S, W): one product for all cuts of a sample

@@ -97,7 +97,8 @@ class Guidance:
         grad = torch.zeros_like(x)
         for name in names:
             values[name], own = self.losses[name].with_grad(x)
-            grad = grad + self.weights[name].to(x) * own
+            self.weights[name] = self.weights[name].to(x)  # once: it stays on the device
+            grad = grad + self.weights[name] * own
         return grad
 
     def limit(self, grad: Tensor) -> Tensor:

@@ -32,12 +32,12 @@ class Guided(NamedTuple):
 
 
 def timesteps(diffusion: Diffusion, x: Tensor, start: int) -> Iterator[tuple[int, int, Tensor]]:
-    """(index, total, t (B,)) for each step left after skipping the first `start`."""
+    """(index, total, t (B,) on the CPU) for each step left after skipping the first `start`."""
     total = diffusion.num_timesteps - start
     if not 0 < total <= diffusion.num_timesteps:
         raise UserError(f"cannot skip {start} of {diffusion.num_timesteps} steps: one must be left")
     for index in range(total):
-        yield index, total, torch.full((len(x),), total - 1 - index, device=x.device)
+        yield index, total, torch.full((len(x),), total - 1 - index)
 
 
 def guided(denoiser: Denoiser, x: Tensor, t: Tensor, guide=None) -> Guided:

@@ -82,7 +82,7 @@ class ClipDistance(Loss):
             )
             # pictures no larger than the encoder's: every cut is the whole, one is enough
             boxes = boxes[:, :1] if (boxes == boxes[:, :1]).all() else boxes
-            for chunk in boxes.split(self.cutout_chunk, dim=1):
+            for chunk in boxes.to(x.device).split(self.cutout_chunk, dim=1):
                 share = chunk.shape[1] / boxes.shape[1]
 
                 def part(x: Tensor, view=view, chunk=chunk, share=share, size=size) -> Tensor:
