@@ -1,0 +1,215 @@
+"""Whole jobs on a GPU that is none (tests/phantom.py): the same pictures, and what crosses."""
+
+from collections import Counter
+
+import numpy as np
+import phantom
+import pytest
+import torch
+from conftest import compose
+from PIL import Image
+from small import OPTIONS
+
+from acgd.diffusion.denoiser import Denoiser
+from acgd.diffusion.noise import Noise
+from acgd.diffusion.process import Diffusion
+from acgd.diffusion.samplers.ddpm import DDPM
+from acgd.encoders.clip import CLIPEncoder
+from acgd.media import preprocess
+from acgd.models.clip import CLIP, halve_
+from acgd.models.unet import UNet
+from acgd.pipeline import drawing, finite, models, runner, settings
+from acgd.runs.run import expand
+from acgd.types import Target
+
+pytestmark = pytest.mark.skipif(
+    not torch.__version__.startswith(phantom.TORCH),
+    reason=f"uses private parts of torch {phantom.TORCH}x",
+)
+UPLOADS, READS = 4, 2  # at most, of a step
+QUICK = ["sampler.steps=3", "preview_every=0", "guidance.tv=5"]
+
+JOBS = {
+    "ddpm": ["seed=[0,1]", "guidance.cutout_chunk=1"],
+    "ddim": ["sampler=ddim", "sampler.eta=0.5", "guidance.through_unet=true", "guidance.tv=50"],
+    "plms": ["sampler=plms", "guidance.blend=true", "guidance.clamp=0.05"],
+    "dpmpp": ["sampler=dpmpp", "guidance.every=2", "twin=true", "guidance.sat=10"],
+    "text": ["prompt=text", 'prompt.text="a dog"', "guidance.cfg_scale=1", "shared_noise=true"],
+    "init": ["skip_steps=1", "init_image={picture}", "guidance.init=100", "picture=x0"],
+    "keywords": ["describer=keywords", "describer.share=0.5"],
+}
+
+
+@pytest.fixture(autouse=True)
+def no_models_of_another_device(monkeypatch):
+    monkeypatch.setattr(models, "CACHE", cache := models.ModelCache())
+    monkeypatch.setattr(models.Models.__init__, "__defaults__", (cache,))
+    preprocess.statistics.cache_clear()
+    yield
+    preprocess.statistics.cache_clear()
+
+
+def draw(folder, overrides) -> np.ndarray:
+    """A job's pictures (B, H, W, 3), and its twins."""
+    given = [
+        *overrides,
+        f"outputs={folder}",
+        "logger=none",
+        "report=false",
+        "precision=fp32",
+        "enlarge_to=0",
+    ]
+    runner.render(expand(compose(*given)))
+    paths = sorted((folder / "main").glob("*/images/seed?*.png"))
+    return np.stack([np.asarray(Image.open(path)).astype(int) for path in paths])
+
+
+def on_both(tmp_path, overrides) -> int:
+    """The largest difference between the CPU's pictures and those of the phantom, of 255."""
+    here = draw(tmp_path / "cpu", overrides)
+    models.CACHE.kept.clear()
+    preprocess.statistics.cache_clear()
+    with phantom.a_gpu(), phantom.Phantom() as gpu:
+        there = draw(tmp_path / "gpu", overrides)
+    assert gpu.count("kernel") > 100
+    return int(abs(here - there).max())
+
+
+@pytest.fixture
+def picture(tmp_path):
+    noise = np.random.default_rng(0).integers(0, 255, (40, 40, 3), dtype=np.uint8)
+    Image.fromarray(noise).save(tmp_path / "init.png")
+    return tmp_path / "init.png"
+
+
+@pytest.mark.parametrize("job", JOBS)
+def test_a_job_draws_what_the_cpu_draws(job, tiny, tmp_path, picture):
+    assert on_both(tmp_path, [*tiny, *(o.format(picture=picture) for o in JOBS[job])]) <= 1
+
+
+def test_encoders_that_guide_together(tiny, weights, tmp_path):
+    mates = [
+        f"encoder.members.{name}.checkpoint={weights}/{file}.safetensors"
+        for name, file in (("a", "encoder"), ("b", "judge"))
+    ]
+    overrides = [one for one in tiny if not one.startswith("encoder.")]
+    chosen = [
+        "encoder=ensemble",
+        "encoder@encoder.members.a=tiny",
+        "encoder@encoder.members.b=tiny",
+    ]
+    assert on_both(tmp_path, [*overrides, *chosen, *mates]) <= 1
+
+
+def test_the_default_job_with_its_describer_captioner_and_judge(tmp_path):
+    assert on_both(tmp_path, ["sampler.steps=2", "preview_every=1"]) <= 1
+
+
+def test_an_interrupted_job_goes_on_to_the_same_picture(tiny, tmp_path, monkeypatch):
+    overrides = [*tiny, "sampler=plms", "snapshot_every=1"]
+    whole, check = draw(tmp_path / "cpu", overrides), finite.check
+
+    def cut(batch, numbers, count, settings):
+        if count == 3:
+            raise OSError("the machine is taken away")
+        check(batch, numbers, count, settings)
+
+    models.CACHE.kept.clear()
+    with phantom.a_gpu(), phantom.Phantom():
+        monkeypatch.setattr(finite, "check", cut)
+        with pytest.raises(OSError, match="taken away"):
+            draw(tmp_path / "gpu", overrides)
+        monkeypatch.setattr(finite, "check", check)
+        assert abs(draw(tmp_path / "gpu", overrides) - whole).max() <= 1
+    (log,) = (tmp_path / "gpu").rglob("log.txt")
+    assert "resumes after 2 steps" in log.read_text()
+
+
+@pytest.mark.parametrize(
+    "sampler, batch", [("ddpm", 1), ("ddpm", 3), ("ddim", 3), ("dpmpp", 3), ("plms", 3)]
+)
+def test_what_crosses_in_a_step(sampler, batch, tiny, tmp_path, monkeypatch):
+    marks, sample = [], drawing.sample
+    with phantom.a_gpu(), phantom.Phantom() as gpu:
+
+        def marked(*given):
+            for step in sample(*given):
+                marks.append(Counter(gpu.seen))
+                yield step
+
+        monkeypatch.setattr(drawing, "sample", marked)
+        seeds = f"seed={list(range(batch))}".replace(" ", "")
+        draw(tmp_path, [*tiny, f"sampler={sampler}", seeds, *QUICK])
+    step = marks[-1] - marks[-2]  # all that is done between two steps, in whatever file
+    for what, most in (("upload", UPLOADS), ("read", READS)):
+        lines = {line: times for (kind, line), times in step.items() if kind == what}
+        assert sum(lines.values()) <= most, lines
+        assert set(lines.values()) <= {1}, lines  # none in a loop, over samples least of all
+
+
+NOTEBOOK = {  # the published 256-pixel model
+    "image_size": 256, "num_channels": 256, "num_res_blocks": 2, "learn_sigma": True,
+    "attention_resolutions": "32,16,8", "num_head_channels": 64, "resblock_updown": True,
+    "use_scale_shift_norm": True,
+}  # fmt: skip
+
+
+def claimed(module):
+    """The module's tensors, which have no numbers, on the device."""
+    for part in module.modules():
+        for name, value in part.named_parameters(recurse=False):
+            part._parameters[name] = torch.nn.Parameter(phantom.Claimed(value.detach()), False)
+        for name, value in part.named_buffers(recurse=False):
+            part._buffers[name] = phantom.Claimed(value)
+    return module.eval()
+
+
+class Encoder(CLIPEncoder):
+    """CLIPEncoder around a model without a file."""
+
+    def __init__(self, model):
+        self.model, self.device, self.image_size = model, torch.device(phantom.DEVICE), 224
+
+
+def test_a_full_size_step_by_its_shapes():
+    with phantom.a_gpu(), phantom.Phantom(shapes=True) as gpu:
+        with torch.device("meta"):
+            unet = UNet(**NOTEBOOK).convert_torso("bfloat16")
+            clip = halve_(
+                CLIP(1024, 224, [3, 4, 6, 3], 64, None, 77, 49408, 512, 8, 1), torch.bfloat16
+            )
+        assert sum(p.numel() for p in unet.parameters()) == 552_814_086
+        noise, process = Noise([0]), Diffusion(respacing="4")
+        rows = [[Target(torch.ones(1024), 1.0, "audio", "a sound")]]
+        guide = settings.guide(
+            {**OPTIONS, "range": 50.0, "tv": 5.0, "through_unet": True, "blend": True},
+            encoder=Encoder(claimed(clip)),
+            targets=rows,
+            diffusion=process,
+            noise=noise,
+        )
+        x = noise.like(torch.empty(1, 3, 256, 256, device=phantom.DEVICE))
+        steps = DDPM("4")(Denoiser(claimed(unet), process), x, noise=noise, guide=guide)
+        next(steps)
+        before, up = Counter(gpu.seen), gpu.bytes_up
+        step = next(steps)
+        assert step.x.shape == (1, 3, 256, 256) and step.x.dtype == torch.float32
+        crossed = Counter(what for what, _ in (gpu.seen - before).elements())
+    assert crossed["upload"] <= UPLOADS and not crossed["read"]
+    assert gpu.bytes_up - up < 10**6  # little more than the noise
+
+
+def test_what_a_gpu_refuses_is_refused():
+    with phantom.a_gpu(), phantom.Phantom():
+        here, there = torch.ones(2, 2), torch.ones(2, 2, device=phantom.DEVICE)
+        with pytest.raises(RuntimeError, match="two devices"):
+            here + there
+        with pytest.raises(RuntimeError, match="two devices"):
+            torch.where(there > 0, there, here)
+        with pytest.raises(RuntimeError, match="two dtypes"):
+            there @ there.half()
+        with pytest.raises(RuntimeError, match="CPU generator"):
+            torch.randn(2, device=phantom.DEVICE, generator=torch.Generator())
+        with pytest.raises(TypeError, match="numpy"):
+            np.asarray(there)
+        assert (there * torch.tensor(2.0)).cpu().tolist() == [[2, 2], [2, 2]]
