@@ -3,10 +3,12 @@
 import csv
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import soundfile
+import torch
 from conftest import compose
 from PIL import Image
 
@@ -82,11 +84,52 @@ def test_half_an_hour_is_read_minute_by_minute(tmp_path, monkeypatch):
     assert lengths == [480_000, 480_000, 480_000, 160_000]
 
 
+class Counting:
+    """Ears that count what they are given at once."""
+
+    sample_rate = 8000
+
+    def __init__(self):
+        self.most = self.all = 0
+
+    def audio(self, waves):
+        self.most, self.all = max(self.most, len(waves)), self.all + len(waves)
+        return torch.nn.functional.normalize(waves[:, :4] + 1, dim=1)
+
+
+@pytest.mark.parametrize(
+    ("width", "hop", "count"), [(2.0, 0.7, 171), (2.0, 0.5, 237), (1.0, 2.9, 42)]
+)
+def test_windows_and_loudness_keep_their_time_from_minute_to_minute(tmp_path, width, hop, count):
+    wave = 0.01 * np.sin(np.arange(120 * 8000) / 9)
+    wave[110 * 8000 : 113 * 8000] *= 50
+    soundfile.write(tmp_path / "two.wav", wave, 8000)
+    ears = Counting()
+    windows = hearing.listen(tmp_path / "two.wav", ears, width, hop)
+    assert ears.most <= hearing.AT_ONCE and abs(ears.all - count) <= 1
+    assert len(windows.loudness) == len(windows.embeds) == ears.all and windows.seconds == 120
+    assert 110 - hop < int(windows.loudness.argmax()) * hop < 113
+
+
+def test_a_change_is_where_the_sound_changes():
+    """Rain until the fourth second, then a dog, in windows of two seconds."""
+    share = torch.tensor([min(max((i * 0.5 + 2 - 4) / 2, 0), 1) for i in range(16)])
+    embeds = torch.stack([1 - share, share], 1)
+    viewer = SimpleNamespace(
+        model=SimpleNamespace(scale_at=20), embeds=torch.eye(2), labels=[RAIN, DOG]
+    )
+    windows = hearing.Windows(embeds, np.ones(16), np.ones(16, bool), 2.0, 0.5, 9.5)
+    found, _ = hearing.stretches(windows, viewer, hold=1.0)
+    assert [one.label for one in found] == [RAIN, DOG]
+    assert found[0].end == found[1].start == pytest.approx(4, abs=0.3) and found[1].end == 9.5
+
+
 def test_a_film_follows_its_sound(film):
     (run,) = film()
     runner.render([run])
     heard = [row["heard"] for row in rows(run.folder / "timeline.csv")]
     assert heard[0] == "dog" and heard[-1] == "guitar"
+    assert float(rows(run.folder / "timeline.csv")[-1]["start"]) == pytest.approx(6, abs=0.76)
     listed = rows(run.folder / "frames.csv")
     assert len(listed) == 48 and listed[0]["from"] == "dog" and listed[-1]["to"] == "guitar"
     assert len({row["picture"] for row in listed}) == len(list(run.folder.glob("frames/*.png")))
@@ -136,6 +179,13 @@ def test_other_ways_to_film(film, more):
     runner.render([run])
     ways = {row["way"] for row in rows(run.folder / "frames.csv")}
     assert ways == {"0.0000"} and (run.folder / "film.mp4").stat().st_size > 1000
+
+
+def test_a_stretch_between_two_frames_is_in_the_timeline_alone(film):
+    (run,) = film("film.fps=0.1", "film.mode=cut")
+    runner.render([run])
+    assert {row["heard"] for row in rows(run.folder / "timeline.csv")} >= {"dog", "guitar"}
+    assert [row["from"] for row in rows(run.folder / "frames.csv")] == ["dog"]
 
 
 def test_a_film_needs_a_sound(film):

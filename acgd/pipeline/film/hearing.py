@@ -7,6 +7,7 @@ window only its embedding and its loudness are kept.
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -35,6 +36,7 @@ class Windows:
     embeds: Tensor  # (n, D), unit norm
     loudness: np.ndarray  # (n,) in [0, 1]
     audible: np.ndarray  # (n,) bool
+    width: float  # seconds of a window
     hop: float
     seconds: float  # of the whole recording
 
@@ -52,7 +54,7 @@ class Stretch:
 @torch.no_grad()
 def listen(path: str | Path, encoder: Encoder, width: float, hop: float) -> Windows:
     """Every window of `width` seconds, `hop` seconds apart; UserError where nothing is heard."""
-    rate, embeds, powers, total = encoder.sample_rate, list[Tensor](), list[float](), 0
+    rate, embeds, total = encoder.sample_rate, list[Tensor](), 0
     rest = np.zeros(0, np.float32)
     size, step = round(width * rate), round(hop * rate)
     waiting: list[np.ndarray] = []
@@ -65,29 +67,34 @@ def listen(path: str | Path, encoder: Encoder, width: float, hop: float) -> Wind
     for piece in audio.pieces(path, rate):
         total += len(piece)
         rest = np.concatenate([rest, piece])
-        while len(rest) >= size:
+        while len(rest) >= max(size, step):  # a hop may be longer than a window
             waiting.append(rest[:size])
             rest = rest[step:]
             if len(waiting) == AT_ONCE:
                 hear()
-    if len(rest) > size - step or (not waiting and not embeds):
+    if len(rest) > max(0, size - step) or (not waiting and not embeds):
         waiting.append(np.pad(rest, (0, max(0, size - len(rest))))[:size])
     hear()
     if not total:
         raise UserError(f"{path}: holds no samples")
-    for piece in audio.pieces(path, rate):  # loudness at the windows' middles needs no ears
-        powers += [float(np.mean(np.square(part))) for part in parts(piece, step)]
+    powers = loudness_of(audio.pieces(path, rate), step)  # needs no ears
     n = sum(map(len, embeds))
     decibels = 10 * np.log10(np.maximum(np.array(powers + powers[-1:] * n)[:n], 1e-12))
     loudest = float(decibels.max())
     loudness = np.clip(1 + (decibels - loudest) / RANGE, 0, 1)
-    return Windows(torch.cat(embeds), loudness, decibels > loudest + QUIET, hop, total / rate)
+    return Windows(torch.cat(embeds), loudness, decibels > loudest + QUIET,
+                   width, hop, total / rate)  # fmt: skip
 
 
-def parts(piece: np.ndarray, step: int) -> list[np.ndarray]:
-    """A piece cut into hops, what is left over joined to the last."""
-    cuts = range(step, len(piece) - step // 2, step)
-    return np.split(piece, list(cuts))
+def loudness_of(pieces: Iterable[np.ndarray], step: int) -> list[float]:
+    """The mean power of each `step` samples; a hop may lie across two pieces."""
+    rest, powers = np.zeros(0, np.float32), list[float]()
+    for piece in pieces:
+        rest = np.concatenate([rest, piece])
+        whole = len(rest) // step * step
+        powers += np.square(rest[:whole].reshape(-1, step)).mean(1).tolist()
+        rest = rest[whole:]
+    return powers + ([float(np.square(rest).mean())] if len(rest) else [])
 
 
 @torch.no_grad()
@@ -96,7 +103,7 @@ def stretches(windows: Windows, viewer: Viewer, hold: float) -> tuple[list[Stret
 
     Odds are smoothed over three windows; a label takes over when it has been clearly the likelier
     for `hold` seconds, and then from the first of these windows on. So a single bark in the rain
-    stays rain, and nothing flickers.
+    stays rain, and nothing flickers. A window says what is heard at its middle.
     """
     scale = viewer.model.scale_at
     odds = (scale * windows.embeds @ viewer.embeds.float().cpu().T).softmax(1).numpy()
@@ -105,10 +112,15 @@ def stretches(windows: Windows, viewer: Viewer, hold: float) -> tuple[list[Stret
     found: list[Stretch] = []
     starts = [0, *(i for i in range(1, len(labels)) if labels[i] != labels[i - 1]), len(labels)]
     for a, b in pairwise(starts):
-        end = windows.seconds if b == len(labels) else b * windows.hop
+        end = windows.seconds if b == len(labels) else middle(windows, b)
         mean = float(smooth[a:b, labels[a]].mean())
-        found.append(Stretch(a * windows.hop, end, viewer.labels[labels[a]], mean))
+        found.append(Stretch(found[-1].end if found else 0.0, end, viewer.labels[labels[a]], mean))
     return found, smooth
+
+
+def middle(windows: Windows, i: int) -> float:
+    """Where window i begins to say more of what follows than of what was before, in seconds."""
+    return min(i * windows.hop + max(0.0, windows.width - windows.hop) / 2, windows.seconds)
 
 
 def smoothed(odds: np.ndarray) -> np.ndarray:

@@ -51,6 +51,8 @@ def draw(sample: Sample, models: Models) -> tuple[Tensor, dict]:
     morph = film["morph"] if film["mode"] == "morph" else 0.0
     looks = frames.plan(found, windows.loudness, film["hop"], film["fps"], morph, film["pulse"])
     different = list(dict.fromkeys(looks))
+    seen = {label for look in looks for label in (look.label, look.to)}
+    found = [stretch for stretch in found if stretch.label in seen]  # few frames miss short ones
     place = record.folder / "frames"
     with tqdm(total=len(different), desc=f"{sample.run.label[:20]} frames",
               mininterval=0.2 if sys.stderr.isatty() else 5.0) as bar:  # fmt: skip
