@@ -34,6 +34,8 @@ class App:
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
             text=True,
+            # tests that run in the background inherit deaf ears for Ctrl-C
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
         )
         port = re.search(r":(\d+)", self.process.stdout.readline())[1]
         self.url = f"http://127.0.0.1:{port}"
