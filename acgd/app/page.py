@@ -73,7 +73,7 @@ class Page:
             fields |= {
                 "seed": gr.Number(0, label="First seed", precision=0, minimum=0),
                 "steps": gr.Slider(5, 250, 40, step=1, label="Steps"),
-                "clip": gr.Slider(0, 5000, 1000, step=50, label="Guidance (guidance.clip)"),
+                "clip": gr.Slider(0, 5000, 250, step=50, label="Guidance (guidance.clip)"),
                 "cfg_scale": gr.Slider(0, 8, 2, step=0.25, label="Condition (guidance.cfg_scale)"),
                 "model": gr.Dropdown(words.installed("model"), value="tiny", label="Model"),
                 "encoder": gr.Dropdown(words.installed("encoder"), value="tiny", label="Encoder"),
