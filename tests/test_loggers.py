@@ -30,7 +30,8 @@ from acgd.runs.run import expand, resolve
 
 @pytest.fixture(autouse=True)
 def own_child(monkeypatch):
-    """Each test has a child of its own."""
+    """Each test has a child of its own, whatever W&B service its process had before."""
+    monkeypatch.setenv("WANDB_SERVICE", "3-1-unix-/nowhere")
     monkeypatch.setattr(wandb, "_desk", None)
     yield
     if wandb._desk is not None:

@@ -7,6 +7,7 @@ process there. Loads next to nothing: it stands before all that takes its time.
 
 from __future__ import annotations
 
+import atexit
 import os
 import signal
 import sys
@@ -14,22 +15,32 @@ from types import FrameType
 
 SAID = "interrupted; what was finished stays, the same command resumes here"
 asked: list[int] = []  # the signals that came and became exceptions
+HANDLED = (signal.SIGINT, signal.SIGTERM)
 
 
 class Terminated(KeyboardInterrupt):
     """SIGTERM: a scheduler wants its machine back. It ends a job as Ctrl-C does."""
 
 
+@atexit.register
+def deafen() -> None:
+    """The last that Python does before it lets go of its handlers: the process is ending anyway,
+    and a signal's own way to end it would make a finished job look like a failed one."""
+    for number in HANDLED:
+        if signal.getsignal(number) in (leave, stop):
+            signal.signal(number, signal.SIG_IGN)
+
+
 def at_once() -> None:
     """From here on a signal ends the process; nohup's and a background job's stay ignored."""
-    for number in (signal.SIGINT, signal.SIGTERM):
+    for number in HANDLED:
         if signal.getsignal(number) is not signal.SIG_IGN:
             signal.signal(number, leave)
 
 
 def in_order() -> None:
     """From here on a signal is a KeyboardInterrupt, where it would have ended the process."""
-    for number in (signal.SIGINT, signal.SIGTERM):
+    for number in HANDLED:
         if signal.getsignal(number) is leave and not asked:
             signal.signal(number, stop)
 

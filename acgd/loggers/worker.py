@@ -12,10 +12,17 @@ import queue
 import subprocess
 import sys
 import threading
+from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
+
+
+def without_service(environment: Mapping[str, str]) -> dict[str, str]:
+    """Without the address of a W&B service that this process began: in a child that used it, runs
+    of one id would meet there."""
+    return {name: value for name, value in environment.items() if name != "WANDB_SERVICE"}
 
 
 class Child:
@@ -30,7 +37,7 @@ class Child:
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
             start_new_session=True,  # a Ctrl-C is the parent's to handle
-            env={**os.environ, "PYTHONPATH": path, **more},
+            env={**without_service(os.environ), "PYTHONPATH": path, **more},
         )
         self.answers: queue.Queue[bytes] = queue.Queue()
         threading.Thread(target=self.listen, daemon=True).start()
