@@ -223,6 +223,18 @@ def test_targets_and_pictures_must_be_as_many():
     x = normal(2, 3, 48, 48)
     with pytest.raises(ValueError, match="targets for 1 samples, pictures of 2"):
         guidance([targets(0)])(x, x, torch.tensor([4, 4]))
+    one = normal(1, 3, 48, 48)
+    with pytest.raises(ValueError, match="targets for 2 samples, pictures of 1"):
+        guidance([targets(0), targets(1)])(one, one, torch.tensor([4]))
+
+
+def test_weights_init_images_and_values_must_be_as_many_as_pictures():
+    one, t = normal(1, 3, 48, 48), torch.tensor([4])
+    with pytest.raises(ValueError, match=r"loss tv: .*'weights': 2.* for 1 pictures"):
+        guidance([targets(0)], clip=0.0, tv=[1.0, 2.0])(one, one, t)
+    with pytest.raises(ValueError, match=r"loss init: .*'values': 2.* for 1 pictures"):
+        init = normal(2, 3, 48, 48)
+        guidance([targets(0)], clip=0.0, init=1.0, init_image=init)(one, one, t)
 
 
 @pytest.mark.parametrize("path", sorted(CONF.glob("sampler/*.yaml")), ids=lambda p: p.stem)

@@ -8,7 +8,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 import verify_reference
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -19,25 +18,28 @@ def test_every_module_of_kinds_can_be_imported():
     assert not BROKEN and {"unet", "diffusion", "sampler", "guidance"} <= set(KNOWN)
 
 
-# On processors with AMX the notebook's losses together differ by 4e-3 at their first step, with any
-# instructions that PyTorch is told to use, and in no other case: a kink that rounding lies on.
-APART = {"cond.all", "run.p"} if torch.cpu._is_amx_tile_supported() else set()
-
-
-@pytest.mark.parametrize("path", sorted(GOLDEN.glob("*.json")), ids=lambda p: p.stem)
+@pytest.mark.parametrize(
+    "path", [p for p in sorted(GOLDEN.glob("*.json")) if p.stem != "guidance"], ids=lambda p: p.stem
+)
 def test_golden(path):
     kind = verify_reference.kind_of(path.stem, KNOWN)
     assert kind, f"no module of tests/reference knows {path.name}"
     cases = verify_reference.verify(path, KNOWN[kind])
-    assert cases and not [
-        fault for case in cases if case.name not in APART for fault in case.faults
-    ]
+    assert cases and not [fault for case in cases for fault in case.faults]
 
 
-def run(folder):
+def run(folder, *options):
     script = Path(verify_reference.__file__)
-    command = [sys.executable, str(script), str(folder)]
+    command = [sys.executable, str(script), str(folder), *options]
     return subprocess.run(command, capture_output=True, text=True, check=False)
+
+
+@pytest.mark.process
+def test_golden_guidance():
+    """In a process that adds up as every processor can: on some (AVX512 of 2023) MKL's own order
+    puts cond.all and run.p on the other side of a kink, 4e-3 off, in these two cases alone."""
+    done = run(GOLDEN, "--only", "guidance")
+    assert done.returncode == 0, done.stdout + done.stderr
 
 
 @pytest.mark.process

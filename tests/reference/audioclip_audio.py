@@ -17,8 +17,8 @@ from acgd.models.audioclip import AudioCLIP, query_strings
 from acgd.models.esresnext import ESResNeXt, LinearFBSP, to_unit_range
 from acgd.models.tokenizer import tokenizer
 from reference import fill, inputs
-from reference.clip import statistics
 from reference.files import find, needs
+from reference.parts import sample, statistics
 
 KINDS = ("audioclip_audio",)
 CASE_DEPTH = 2
@@ -41,12 +41,6 @@ def numbers(pattern: str, text: str) -> list[float]:
 def strides(text: str) -> list[int]:
     """ "every 8th bin, every 4th frame" -> [8, 4]."""
     return [int(n) for n in re.findall(r"every (\d+)\w\w ", text)]
-
-
-def sample(x, like) -> np.ndarray:
-    """Every (size // n)th value of x, flattened, n = len(like) of them."""
-    flat = np.asarray(x).ravel()
-    return flat[:: max(1, flat.size // len(like))][: len(like)]
 
 
 # --- loading
@@ -84,13 +78,14 @@ def load_synthetic(text: str) -> np.ndarray:
 
 
 def fbsp(meta: dict, arrays: dict) -> Iterator[tuple[str, object]]:
-    described = meta["fbsp"]["cases"]
+    described, said = meta["fbsp"]["cases"], meta["fbsp"]["inputs"]
+    plain, paired = (call.replace("CASE", "{}") for call in inputs.find_calls(said))
     for name in [n for n in arrays if n.startswith("fbsp.") and n.endswith(".weights")]:
         case = name.split(".")[1]
         bins, taps, _ = arrays[name].shape
         layer = fbsp_case(case, bins, described)
-        x = fill.make_input(f"audioclip.fbsp.{case}", (2, 3, taps))
-        z = fill.make_input(f"audioclip.fbspc.{case}", (2, 3, taps, 2))
+        x = inputs.evaluate(plain.format(case), taps=taps)
+        z = inputs.evaluate(paired.format(case), taps=taps)
         re, im = layer(z[..., 0]), layer(z[..., 1])
         turned = torch.stack([-im[..., 1], im[..., 0]], -1)  # i times the imaginary part's output
         yield name, layer.filters(taps)
@@ -102,7 +97,7 @@ def fbsp_case(case: str, bins: int, text: str) -> LinearFBSP:
     layer = LinearFBSP(bins)
     if case == "filled":
         for key in ("m", "fb", "fc"):
-            value = fill.fill_value(f"fbsp.{key}", (bins,), "audioclip.")
+            value = fill.fill_value(f"fbsp.{key}", (bins,), inputs.prefix(text))
             getattr(layer, key).copy_(torch.from_numpy(value))
     elif case != "fresh":
         described = text[text.index(f"{case}:") :]
@@ -125,7 +120,7 @@ def small(meta: dict, arrays: dict) -> Iterator[tuple[str, object]]:
     if {config.pop("spec_height", -1), config.pop("spec_width", -1)} != {-1}:
         raise ValueError("spectrograms resized to a fixed size are not built")
     head = ESResNeXt(**config).eval()
-    fill.fill_(head.state_dict(), meta["weights"]["prefix"])
+    fill.fill_(head.state_dict(), inputs.prefix(meta["weights"]))
     quiet_norm(head.bn1.weight, meta)
     count = int(re.search(r"b = 0\.\.(\d+)", facts["input"])[1]) + 1
     call = inputs.find_calls(facts["input"])[0]
@@ -173,7 +168,7 @@ def head_steps(
 def full(meta: dict, arrays: dict) -> Iterator[tuple[str, object]]:
     facts = meta["full"]
     model = AudioCLIP().eval()
-    fill.fill_(model.state_dict(), meta["weights"]["prefix"])
+    fill.fill_(model.state_dict(), inputs.prefix(meta["weights"]))
     quiet_norm(model.audio.bn1.weight, meta)
     for key, value in facts["scales set after the fill"].items():
         getattr(model, key).fill_(value)

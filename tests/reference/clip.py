@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import re
 from collections.abc import Iterator
 
@@ -15,9 +16,13 @@ from acgd.errors import UserError
 from acgd.media.preprocess import normalise, pixels
 from acgd.models.clip import CLIP
 from acgd.models.tokenizer import VOCABULARY, tokenizer
-from reference import fill, inputs
+from reference import fill, inputs, manifests
 from reference.files import find, needs
+from reference.parts import parts, whole
 
+# Full-size files (clip_rn50_full) differ: "config": "as manifests/clip_rn50.json"; arrays that are
+# parts of one (grad.corner, grad.sample, grad.stats); "photo": a picture named with its sha256,
+# whose arrays are photo.encode_image and the like.
 KINDS = ("clip_rn50", "clip_vit", "clip_bpe", "clip_preprocess")
 
 
@@ -32,22 +37,47 @@ def compute(meta: dict, arrays: dict) -> Iterator[tuple[str, object]]:
 
 
 def towers(meta: dict, arrays: dict) -> Iterator[tuple[str, object]]:
-    model = CLIP(**meta["config"]).eval()
-    fill.fill_(model.state_dict(), meta["weights"]["prefix"])
+    model = CLIP(**manifests.config(meta)).eval()
+    fill.fill_(model.state_dict(), inputs.prefix(meta["weights"]))
     images = inputs.evaluate(inputs.find_calls(meta["image"])[0]).requires_grad_()
     ids = tokenizer(model.context_length)(meta["texts"])
     image, text = model.encode_image(images), model.encode_text(ids)
     similarity = F.normalize(image, dim=-1) @ F.normalize(text, dim=-1).T
-    probe = inputs.evaluate(inputs.find_calls(meta["grad"])[0], similarity=similarity)
+    probe = inputs.cotangent(meta["grad"], similarity)
     (grad,) = torch.autograd.grad((similarity * probe).sum(), images)
-    yield "tokens", ids
-    yield "encode_image", image
-    yield "encode_text", text
-    yield "similarity", similarity
-    yield "grad", grad
-    yield "logits_per_image", model(images, ids)[0]
-    if "visual_before_attnpool" in arrays:
-        yield "visual_before_attnpool", model.visual.features(images)
+    found = {"tokens": ids, "encode_image": image, "encode_text": text, "grad": grad}
+    found |= {"similarity": similarity, "logits_per_image": model(images, ids)[0]}
+    if any(whole(name)[0] == "visual_before_attnpool" for name in arrays):
+        found["visual_before_attnpool"] = model.visual.features(images)
+    yield from parts(found, arrays, arrays)
+    if "photo" in meta:
+        yield from seen_in_photo(model, text, meta["photo"], arrays)
+
+
+@torch.no_grad()
+def seen_in_photo(
+    model: CLIP, text: torch.Tensor, said: str | dict, arrays: dict
+) -> Iterator[tuple[str, object]]:
+    """The arrays photo.WHAT, or photo.FILE.WHAT: one photo, preprocessed as CLIP's are."""
+    said = json.dumps(said)
+    photo = re.search(r"[\w.-]+\.(?:jpe?g|png)\b", said)
+    digest = re.search(r"\b[0-9a-f]{64}\b", said)
+    if not photo or not digest:
+        raise ValueError(f"photo: a file name and its sha256 expected: {said}")
+    own = f"photo.{photo[0]}."
+    stem = own if any(name.startswith(own) for name in arrays) else "photo."
+    names = [name for name in arrays if name.startswith(stem)]
+    path = find(photo[0], digest[0])
+    if path is None:
+        yield from ((name, needs(photo[0], digest[0])) for name in names)
+        return
+    with Image.open(path) as image:
+        x = normalise(pixels(image, model.image_resolution))[None]
+    seen = model.encode_image(x)
+    similarity = F.normalize(seen, dim=-1) @ F.normalize(text, dim=-1).T
+    found = {"pixels": x[0], "encode_image": seen, "similarity": similarity}
+    found["logits_per_image"] = model.logit_scale.exp() * similarity
+    yield from parts({stem + name: value for name, value in found.items()}, arrays, names)
 
 
 def tokens(meta: dict) -> Iterator[tuple[str, object]]:
@@ -91,9 +121,7 @@ def preprocessed(meta: dict, arrays: dict) -> Iterator[tuple[str, object]]:
             continue
         with Image.open(path) as image:
             x = normalise(pixels(image, size)).flatten()
-        count = len(arrays[f"photo.{photo}.sample"])
-        yield f"photo.{photo}.sample", x[:: x.numel() // count][:count]
-        yield f"photo.{photo}.stats", statistics(x)
+        yield from parts({f"photo.{photo}": x}, arrays, names)
 
 
 def synthetic(size: str, mode: str) -> Image.Image:
@@ -105,9 +133,3 @@ def synthetic(size: str, mode: str) -> Image.Image:
     channels["RGBA"] = [red, green, blue, 255 - 2 * x - y]
     values = (np.stack(channels[mode], -1) % 256).astype(np.uint8)
     return Image.fromarray(values[..., 0] if mode == "L" else values)
-
-
-def statistics(x: torch.Tensor) -> np.ndarray:
-    """Mean, population deviation, L2 norm and largest magnitude, float64."""
-    x = x.detach().double().numpy().ravel()
-    return np.array([x.mean(), x.std(), np.linalg.norm(x), np.abs(x).max()])

@@ -12,7 +12,7 @@ from torch import Tensor
 from acgd.captioners import decoding
 from acgd.models.clipcap import TIED, ClipCap
 from reference import fill, inputs
-from reference.clip import statistics
+from reference.parts import part, whole
 
 KINDS = ("clipcap",)
 CASE_DEPTH = 2
@@ -39,7 +39,7 @@ def build(case: dict, weights: dict) -> ClipCap:
     keys += ("clip_length", "num_layers", "num_heads", "mlp_ratio")
     model = ClipCap(**{key: case[key] for key in keys if key in case}, **size).eval()
     state = model.state_dict()
-    fill.fill_(state, weights["prefix"], tied=(TIED,))
+    fill.fill_(state, inputs.prefix(weights), tied=(TIED,))
     changed = next((v for k, v in weights.items() if k.startswith("after the fill")), {})
     for ending, factor in changed.items():
         for key, value in state.items():
@@ -62,7 +62,7 @@ def entry_of(
     for name in names:
         parts = name.split(".")[2:]
         if parts[0] == "prefix":
-            yield name, part(prefix, parts[1:], arrays[name])
+            yield name, part(prefix, whole(name)[1], arrays[name])
         elif parts[1] == "generate2":
             stop = int(parts[0].removeprefix("stop"))
             yield name, decoding.greedy(model, prefix, stop, case["entry_length"])[0]
@@ -83,19 +83,10 @@ def forward(model: ClipCap, case: dict, tag: str, arrays: dict) -> Iterator[tupl
     yield f"{tag}.forward.tokens", stored
     for name in arrays:
         if name.startswith(f"{tag}.forward.logits"):
-            yield name, part(model(tokens, embeds), name.split(".")[3:], arrays[name])
+            yield name, part(model(tokens, embeds), whole(name)[1], arrays[name])
     name = f"{tag}.forward.masked_logits_kept"
     if name in arrays:
         kept = len(arrays[name])
         mask = torch.ones(len(tokens), model.prefix_length + tokens.shape[1])
         mask[1, kept:] = 0
         yield name, model(tokens, embeds, mask)[1, :kept]
-
-
-def part(x: Tensor, kind: list[str], ref) -> object:
-    """The whole of x, or its sample or statistics."""
-    if not kind:
-        return x
-    if kind == ["stats"]:
-        return statistics(x)
-    return x.flatten()[:: max(1, x.numel() // len(ref))][: len(ref)]

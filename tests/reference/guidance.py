@@ -3,6 +3,7 @@ and whole guided runs. The notebook's ways, so Noise.shared and audio_weights="t
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterator
 
@@ -31,7 +32,7 @@ from acgd.prompts.text import normalised, parse_as_notebook
 from acgd.types import Target
 from reference.diffusion import process
 from reference.fill import fill_
-from reference.inputs import evaluate, find_calls
+from reference.inputs import cotangent, evaluate, find_calls, prefix
 
 KINDS = ("guidance",)
 CASE_DEPTH = 2
@@ -39,11 +40,11 @@ CASE_DEPTH = 2
 
 def compute(meta: dict, arrays) -> Iterator[tuple[str, np.ndarray | Tensor]]:
     for name, case in meta.get("cutouts", {}).get("cases", {}).items():
-        yield from _cutouts(name, case)
+        yield from _cutouts(name, case, meta["cutouts"]["arrays"])
     if "losses" in meta:
         yield from _losses(meta["losses"])
     if "cond" in meta:
-        notebook = Notebook(meta["cond"])
+        notebook = Notebook(meta["cond"], prefix(meta["weights"]))
         yield from _gradients(meta, notebook, arrays.files)
         for name, run in meta.get("run", {}).items():
             yield from _run(name, run, meta["run_settings"], notebook)
@@ -58,7 +59,7 @@ def checks(meta: dict) -> Iterator[tuple[str, bool]]:
         yield f"parse_prompt.{prompt}", parsed == expected
 
 
-def _cutouts(name: str, case: dict) -> Iterator[tuple[str, np.ndarray | Tensor]]:
+def _cutouts(name: str, case: dict, said: str) -> Iterator[tuple[str, np.ndarray | Tensor]]:
     x = evaluate(case["input"]).requires_grad_()
     seed, count, size = case["torch.manual_seed"], case["cutn"], case["cut_size"]
     boxes = draw_boxes(Noise.shared(seed), count, *x.shape[2:], size, case["cut_pow"])
@@ -66,7 +67,7 @@ def _cutouts(name: str, case: dict) -> Iterator[tuple[str, np.ndarray | Tensor]]
     yield f"cutouts.{name}.draws", boxes[0]
     yield f"cutouts.{name}.u", _uniform_draws(seed, boxes[0], *x.shape[2:])
     yield f"cutouts.{name}.out", out
-    (out * evaluate(f"probe('guidance.cutouts.{name}', out.shape)", out=out)).sum().backward()
+    (out * cotangent(said, out, CASE=name)).sum().backward()
     yield f"cutouts.{name}.grad", x.grad
 
 
@@ -85,7 +86,7 @@ def _losses(described: dict) -> Iterator[tuple[str, Tensor]]:
     a, b = (evaluate(call) for call in find_calls(text)[:2])
     out = spherical_distance(a.requires_grad_(), b)
     yield "spherical.out", out
-    (out * evaluate(find_calls(text)[2], out=out)).sum().backward()
+    (out * cotangent(text, out)).sum().backward()
     yield "spherical.grad", a.grad
     rows = [
         [float(v) for v in row.split(",")] for row in re.findall(r"\(([-\d,. ]+)\)(?=/| |$)", text)
@@ -114,11 +115,11 @@ class SmallEncoder:
 class Notebook:
     """The models, prompts and settings of the file, put together as the notebook does."""
 
-    def __init__(self, cond: dict):
+    def __init__(self, cond: dict, prefix: str):
         self.cond, self.settings = cond, cond["settings"]
         self.diffusion = process(cond["diffusion"])
-        self.unet = _filled(UNet(**cond["unet"]["create_model"]))
-        self.clip = _filled(CLIP(**cond["clip"]))
+        self.unet = _filled(UNet(**cond["unet"]["create_model"]), prefix)
+        self.clip = _filled(CLIP(**cond["clip"]), prefix)
         self.encoder = SmallEncoder(self.clip, cond["cut_size"])
         texts, weights = zip(*map(parse_as_notebook, cond["prompts"]), strict=True)
         self.weights = normalised(weights, texts)
@@ -126,6 +127,7 @@ class Notebook:
             tokens = tokenizer(self.clip.context_length)(list(texts))
             self.text_embeds = self.clip.encode_text(tokens)
         self.audio = F.normalize(evaluate(cond["audio_embedding"]), dim=-1)
+        self.batch = len(evaluate(cond["x"]))
 
     def network(self, x: Tensor, ts: Tensor) -> Tensor:
         """A closed-form denoiser with the UNet's output as a disturbance."""
@@ -146,14 +148,15 @@ class Notebook:
         targets = [Target(e, share * w, "text", "") for e, w in zip(embeds, weights, strict=True)]
         targets += [Target(e, 1 - share, "audio", "") for e in self.audio]
         cuts = {"num_cutouts": s["cutn"], "cut_pow": s.get("cut_pow", 1.0)}
-        clip = ClipDistance(self.encoder, [targets], noise, **cuts, audio_weights="text")
+        rows = [targets] * self.batch
+        clip = ClipDistance(self.encoder, rows, noise, **cuts, audio_weights="text")
         losses = {"tv": TotalVariation(), "clip": clip, "range": OutOfRange()}
         scales = {"tv": "tv_scale", "clip": "clip_guidance_scale", "range": "range_scale"}
         return Guidance(diffusion, losses, {name: s[scale] for name, scale in scales.items()})
 
 
-def _filled(model: torch.nn.Module) -> torch.nn.Module:
-    fill_(model.state_dict())
+def _filled(model: torch.nn.Module, prefix: str) -> torch.nn.Module:
+    fill_(model.state_dict(), prefix)
     return model.eval().requires_grad_(False)
 
 
@@ -162,13 +165,13 @@ def _gradients(meta: dict, notebook: Notebook, names: list[str]) -> Iterator[tup
     yield "cond.weights", torch.tensor(notebook.weights)
     cond, x = notebook.cond, evaluate(notebook.cond["x"])
     base = int(re.search(r"manual_seed\((\d+)", cond["seed"])[1])
-    negative = [float(w) for w in re.findall(r"-?\d+\.\d+", cond["negative_sum weights"])]
+    negative = json.loads(re.search(r"\[.*?\]", cond.get("negative_sum weights", "[]"))[0])
     for name in names:
         if match := re.fullmatch(r"cond\.t(\d+)\.pred_xstart", name):
-            t = torch.tensor([int(match[1])])
+            t = torch.full((len(x),), int(match[1]))
             yield name, guided(notebook.denoiser(notebook.diffusion), x, t).pred.x0
         elif match := re.fullmatch(r"cond\.(\w+)\.t(\d+)\.grad", name):
-            variant, t = meta["cond_variants"][match[1]], torch.tensor([int(match[2])])
+            variant, t = meta["cond_variants"][match[1]], torch.full((len(x),), int(match[2]))
             own = variant["weights"].startswith("the prompts")
             weights = notebook.weights if own else normalised(negative, cond["prompts"])
             noise, changed = Noise.shared(base + int(match[2])), variant["settings changed"]

@@ -48,6 +48,30 @@ def find_calls(text: str) -> list[str]:
     return found
 
 
+def prefix(weights: dict | str) -> str:
+    """What the fill puts before each key: {"prefix": "b."}, or "fill rule, prefix 'b.'; ..."."""
+    if isinstance(weights, dict):
+        return weights["prefix"]
+    named = set(re.findall(r"prefix '([^']*)'", weights))
+    if len(named) != 1:
+        raise ValueError(f"weights: one prefix expected, not {sorted(named)}: {weights!r}")
+    return named.pop()
+
+
+def cotangent(text: str, out: torch.Tensor, **placeholders: str) -> torch.Tensor:
+    """The probe that a sentence about a gradient names, of out's shape.
+
+    "d sum(out * probe('cuts.CASE')) / d input" with CASE="wide" is probe('cuts.wide', out.shape).
+    """
+    named = re.search(r"\bprobe\('([^']+)'", text)
+    if not named:
+        raise ValueError(f"no probe is named: {text!r}")
+    name = named[1]
+    for word, value in placeholders.items():
+        name = name.replace(word, value)
+    return fill.probe(name, tuple(out.shape))
+
+
 def _closing(text: str, opening: int) -> int:
     """The index of the parenthesis that closes the one at `opening`."""
     depth = 0

@@ -14,9 +14,9 @@ from acgd.models.harmonic_cnn import HarmonicCNN, decibels
 from acgd.models.muscaps import EOS, MusCaps, masked_softmax
 from acgd.models.musicnn import Musicnn
 from reference import fill, inputs
-from reference.audioclip_audio import numbers, sample, strides
-from reference.clip import statistics
+from reference.audioclip_audio import numbers, strides
 from reference.files import find, needs
+from reference.parts import sample, statistics
 
 KINDS = ("muscaps",)
 CASE_DEPTH = 2
@@ -62,7 +62,7 @@ def thinned(x: torch.Tensor, meta: dict, array: str) -> torch.Tensor:
 def tagger(name: str, facts: dict, meta: dict) -> Iterator[tuple[str, object]]:
     is_musicnn = "musicnn" in name
     net = (Musicnn if is_musicnn else HarmonicCNN)(**facts["args"]).eval()
-    fill.fill_(net.state_dict(), meta["weights"]["prefix"])
+    fill.fill_(net.state_dict(), inputs.prefix(meta["weights"]))
     quiet_norm((net.spec_bn if is_musicnn else net.hstft_bn).weight, meta)
     wave = torch.stack(waves(facts["input"]))
     for array, value in (musicnn if is_musicnn else harmonic)(net, wave, meta):
@@ -106,7 +106,7 @@ def captioner(config: dict, meta: dict, swap: int = 0) -> MusCaps:
         raise ValueError("attention_type: only mlp is built")
     model = MusCaps(**{k: v for k, v in config.items() if k in ARCHITECTURE}).eval()
     state = model.state_dict()
-    fill.fill_(state, meta["weights"]["prefix"])
+    fill.fill_(state, inputs.prefix(meta["weights"]))
     extractor = model.audio_encoder.feature_extractor
     quiet_norm(
         (extractor.spec_bn if hasattr(extractor, "spec_bn") else extractor.hstft_bn).weight, meta

@@ -65,7 +65,8 @@ class Guidance:
     ) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
         """dL/dx, dL/dx0, each of x's shape, and the losses (B,) before weights and schedule.
 
-        A sample's gradient is that of its own loss alone: losses are summed over the batch.
+        A sample's gradient is that of its own loss alone: losses are summed over the batch. Raises
+        ValueError where targets, weights or what a loss returns are not as many as the pictures.
         """
         values: dict[str, Tensor] = {}
         multiplier = self._multiplier(t)
@@ -97,6 +98,10 @@ class Guidance:
         grad = torch.zeros_like(x)
         for name in names:
             values[name], own = self.losses[name].with_grad(x)
+            counts = {"values": values[name].numel(), "weights": len(self.weights[name])}
+            if counts["values"] != len(x) or counts["weights"] not in (1, len(x)):
+                # broadcast, they would pull a picture by another's loss, or too strongly
+                raise ValueError(f"loss {name}: {counts} for {len(x)} pictures")
             self.weights[name] = self.weights[name].to(x)  # once: it stays on the device
             grad = grad + self.weights[name] * own
         return grad
