@@ -15,9 +15,11 @@ import numpy as np
 import pytest
 import soundfile
 import yaml
-from conftest import ROOT, command
+from conftest import ROOT, command, compose
 from PIL import Image
 from test_audio import write_hours
+
+from acgd.runs.run import expand
 
 RATE = 16000
 HANGS = 500  # seconds after which a process is taken to hang; a few are usual
@@ -222,3 +224,9 @@ def test_damaged_files_are_one_line_without_their_libraries_noise(start, quick, 
 def test_a_key_that_is_none_is_refused_with_and_without_plus(refused, quick):
     (line,) = refused(*quick, "+sede=3")
     assert "sede=3: there is no such key; did you mean seed?" in line
+
+
+def test_a_share_of_no_words_is_said_to_change_nothing(tiny, capsys):
+    expand(compose(*tiny, "describer=none", "describer.share=0.3"))
+    said = capsys.readouterr().err
+    assert said == "acgd: describer.share=0.3: changes nothing with describer=none\n"

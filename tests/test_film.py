@@ -2,6 +2,7 @@
 
 import csv
 import json
+import re
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -124,9 +125,13 @@ def test_a_change_is_where_the_sound_changes():
     assert found[0].end == found[1].start == pytest.approx(4, abs=0.3) and found[1].end == 9.5
 
 
-def test_a_film_follows_its_sound(film):
+def test_a_film_follows_its_sound(film, capsys):
     (run,) = film()
     runner.render([run])
+    said = capsys.readouterr()
+    assert re.search(r"^heard +dog 0 to \d.*guitar .* to 12 s$", said.out, re.M)
+    assert f"film       {run.folder / 'film.mp4'}" in said.out
+    assert "heard whole, 12 s in parts of 10 s" in said.err
     heard = [row["heard"] for row in rows(run.folder / "timeline.csv")]
     assert heard[0] == "dog" and heard[-1] == "guitar"
     assert float(rows(run.folder / "timeline.csv")[-1]["start"]) == pytest.approx(6, abs=0.76)

@@ -83,13 +83,15 @@ def went_on(cwd: Path) -> int:
 @needs("hydra_joblib_launcher")
 def test_joblib_works_from_any_folder_and_goes_on_after_failures(tmp_path, tiny, sounds):
     (sounds / "broken.wav").write_bytes(b"RIFF")
-    names = ",".join(f"sounds/{name}.wav" for name in ("hiss", "broken", "tone"))
+    shutil.copy(sounds / "hiss.wav", sounds / "twin.wav")
+    names = ",".join(f"sounds/{name}.wav" for name in ("hiss", "broken", "tone", "twin"))
     words = (f"prompt.path={names}", "hydra/launcher=joblib", "hydra.launcher.n_jobs=2")
     said = finished(started(tmp_path, *tiny, *words, "logger=none", "report=false"), 1)
-    assert [job["status"] for job in jobs(tmp_path)] == ["ok", "failed", "ok"]
-    assert "2 of 3 jobs ok" in said and "broken.wav" in said
+    assert [job["status"] for job in jobs(tmp_path)] == ["ok", "failed", "ok", "ok"]
+    assert "3 of 4 jobs ok" in said and "broken.wav" in said
+    assert "sounds/twin.wav has the same content as sounds/hiss.wav: the same picture twice" in said
     assert "Traceback" in jobs(tmp_path)[1]["traceback"]
-    assert len(list((tmp_path / "outputs/main").glob("*/images/seed0.png"))) == 2
+    assert len(list((tmp_path / "outputs/main").glob("*/images/seed0.png"))) == 3
     assert {path.name for path in tmp_path.iterdir()} == {"outputs", "sounds"}
 
 

@@ -24,6 +24,7 @@ from PIL import Image
 from acgd.errors import UserError
 from acgd.paths import CONF
 from acgd.pipeline import drawing, models
+from acgd.runs import run as run_module
 from acgd.runs.run import Run, expand, resolve
 from acgd.sweep import plugin
 from acgd.sweep.compose import Composer
@@ -260,11 +261,12 @@ def sweeping(*arguments: str, cwd: Path) -> subprocess.Popen:
     ("given", "says"),
     [
         (["seed=range(0)"], "seed=range(0): this names no value, so there is no job"),
+        (["seed=range(1000000)"], "names more jobs than the 100000 of one command"),
         (["prompt.path=nothing/*.wav", "seed=0,1"], "no sound files in the glob nothing/*.wav"),
         (["sampler=ddim,nope", "seed=0,1"], "Could not find 'sampler/nope'"),
         (["seed=0,1", "guidance.clip=much"], "guidance.clip=much: must be a number"),
     ],
-    ids=["empty", "no-sounds", "no-group", "no-number"],
+    ids=["empty", "a-million", "no-sounds", "no-group", "no-number"],
 )
 def test_a_sweep_that_cannot_be_is_one_line(tmp_path, given, says):
     process = sweeping(*given, cwd=tmp_path)
@@ -335,6 +337,18 @@ def test_equal_sounds_of_different_jobs_are_named(tiny, sounds, capsys):
     assert capsys.readouterr().err == f"{said}the same picture twice\n"
     assert len(expand(compose(*tiny, f"prompt.path=[{first},{second}]"))) == 1
     assert capsys.readouterr().err == f"{said}one picture for both\n"
+
+
+def test_many_seeds_are_told_apart_without_reading_the_files_again(tiny, sounds, monkeypatch):
+    read = []
+    monkeypatch.setattr(run_module, "hashed", lambda path, size: read.append(path) or "0" * 64)
+    given = [*tiny, f"prompt.path={sounds / 'tone.wav'}"]
+    runs = expand(compose(*given, f"seed=[{','.join(map(str, range(50)))}]"))
+    assert len(read) == len(set(read))
+    (alone,) = expand(compose(*given, "seed=49"))
+    assert len({one.signature for one in runs}) == 50 and runs[49] == alone
+    with pytest.raises(UserError, match="names 100001 pictures, more than the 100000"):
+        expand({**runs[0].cfg, "seed": list(range(100_001))})
 
 
 def test_what_a_job_was_given_is_shown_as_it_was_typed(tmp_path):

@@ -33,6 +33,8 @@ from acgd.paths import CONF
 from acgd.runs.run import expand
 from acgd.sweep.jobs import FAILED, STOPPED, Job, summary
 
+LONG = 2000  # values that take seconds to read
+
 
 class Sweep(Callback):
     """Remembers where a sweep's jobs write; told by Hydra at the start of a multirun."""
@@ -63,6 +65,9 @@ def main() -> None:
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra hands its errors on: they are told here
     code = 0
     try:
+        longest = max((argument.count(",") + 1 for argument in sys.argv[1:]), default=0)
+        if longest > LONG:
+            say(f"reading a list of {longest} values, {longest / 400:.0f} s")  # Hydra's parser
         refuse_no_part(sys.argv[1:])
         if folder := config_dir_of(sys.argv[1:]):
             own_parts(folder)

@@ -10,7 +10,7 @@ from typing import Any
 
 from acgd.config import keys, trust
 from acgd.config.keys import GROUPS, TABLE
-from acgd.errors import UserError
+from acgd.errors import UserError, say_once
 from acgd.paths import CONF, home
 
 SCORE = re.compile(
@@ -35,6 +35,9 @@ def check(plain: dict) -> None:
         check_part(group, plain.get(group), may_be_none=group == "judge")
     for key, value in leaves(plain):
         check_value(key, value)
+    describer = plain["describer"]
+    if str(describer["_target_"]).endswith(".NoWords") and describer.get("share"):
+        say_once(f"describer.share={describer['share']}: changes nothing with describer=none")
     trust.check(plain, plain.get("trust") or ())
     home(plain["outputs"], plain["name"])
     check_losses(plain["guidance"])

@@ -20,6 +20,7 @@ from acgd.errors import UserError, say
 from acgd.pipeline.sample import Sample
 from acgd.runs import folder as folders
 from acgd.runs.locks import free, held, stopped_holder
+from acgd.runs.run import is_film
 
 STOPPED_FOR = 30.0  # seconds that a process may be stopped before nobody waits for it
 PAUSE = 0.5  # seconds between two looks at what others are making
@@ -56,7 +57,7 @@ def batch_key(cfg: dict) -> str:
 
 def batches(group: list[Sample], cfg: dict) -> Iterator[list[Sample]]:
     """Those of a group's batches that are this process's to make, see `turns`."""
-    alone = cfg["shared_noise"] or (cfg.get("film") or {}).get("fps")  # a film is a batch by itself
+    alone = cfg["shared_noise"] or is_film(cfg)  # a film is a batch by itself
     return turns(group, 1 if alone else cfg["batch_size"])
 
 

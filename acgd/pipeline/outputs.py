@@ -11,6 +11,7 @@ from acgd.pipeline.models import Models
 from acgd.pipeline.sample import Sample
 from acgd.pipeline.scoring import verdict
 from acgd.prompts import vocabulary
+from acgd.runs.run import is_film
 
 
 def write(sample: Sample, pixels: Tensor) -> None:
@@ -52,8 +53,8 @@ def tell_heard(batch: list[Sample], models: Models, alone: bool, printed: set[st
         short = label if len(label) <= 80 else f"{label[:77]}..."
         say(f'"{short}" is not among what the embedded models draw; nearest: {", ".join(like)}')
     for sample in batch:
-        if not sample.heard or sample.run.label in printed:
-            continue
+        if not sample.heard or sample.run.label in printed or is_film(sample.run.cfg):
+            continue  # a film says what it hears when
         printed.add(sample.run.label)
         heard = ", ".join(f"{label} {percent(p)}" for label, p in sample.heard[:3])
         words = ", ".join(sample.words)
@@ -98,6 +99,7 @@ def tell(sample: Sample, alone: bool, beside: str = "") -> None:
         show_lines([f"{beside}{sample.picture}  {by} {said}{caption}"])
         return
     lines: dict[str, object] = {} if sample.heard else {"asked": sample.run.label}
+    lines |= {"film": sample.run.folder / "film.mp4"} if is_film(sample.run.cfg) else {}
     lines |= {"picture": sample.picture, "caption": sample.caption, by: said}
     if sample.run.cfg["report"]:
         lines["page"] = sample.run.folder / "report.html"

@@ -25,7 +25,7 @@ from acgd.pipeline.targets import Heard, listen, look
 from acgd.report import hooks
 from acgd.runs import folder as folders
 from acgd.runs import locks, manifest
-from acgd.runs.run import Run
+from acgd.runs.run import Run, is_film
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -206,7 +206,7 @@ def paint(batch: list[Sample], models: Models) -> bool:
         made_with = environment.describe(sample.run.cfg, models.device, models.precision)
         sample.record.json("environment.json", made_with | {"batch": sample.record.batch_members})
     models.make_room()
-    if film.wanted(batch[0].run.cfg):  # one at a time
+    if is_film(batch[0].run.cfg):  # one at a time
         picture, about = film.draw(batch[0], models)
         pixels, twins = picture[None], None
     else:

@@ -13,7 +13,7 @@ from acgd.errors import UserError
 from acgd.evaluation import references
 from acgd.media import images
 from acgd.pipeline.sample import Sample
-from acgd.runs.run import existing_file
+from acgd.runs.run import existing_file, is_film
 from acgd.types import PromptSource, Target
 
 if TYPE_CHECKING:
@@ -25,6 +25,8 @@ MOST = 256  # prompts remembered at a time
 def look(sample: Sample, sources: dict[str, Any]) -> None:
     """Open the prompt and the init image, before any model is loaded; raises what is wrong."""
     prompt = sample.run.cfg["prompt"]
+    if is_film(sample.run.cfg) and "pick" in prompt:
+        prompt = {**prompt, "pick": "all"}  # a film hears the whole recording
     key = json.dumps(prompt, sort_keys=True)
     if key not in sources:
         source = build(prompt)

@@ -24,6 +24,7 @@ from acgd.paths import WEIGHTS, at_home, home
 
 WHOLE_FILE = 64 * 2**20  # bytes; larger files are told apart by their size and both ends
 REMEMBERED = 2**20  # bytes; larger files are hashed once as long as their size and time stay
+MOST_RUNS = 100_000  # of one command: beyond, planning alone takes minutes
 _hashes: dict[tuple, str] = {}
 
 
@@ -43,11 +44,18 @@ def expand(cfg: Any) -> list[Run]:
     plain = resolve(cfg)
     check(plain)
     plain = {**plain, "outputs": str(at_home(str(plain["outputs"])))}
-    numbers, runs = seeds(plain["seed"]), []
-    for path in sounds(plain["prompt"]):
-        for seed in numbers:
-            prompt = plain["prompt"] | ({} if path is None else {"path": path})
-            runs.append(run({**plain, "seed": seed, "prompt": prompt}))
+    numbers, paths = seeds(plain["seed"]), sounds(plain["prompt"])
+    if len(numbers) * len(paths) > MOST_RUNS:
+        raise UserError(
+            f"this names {len(numbers) * len(paths)} pictures, more than the {MOST_RUNS} of one "
+            "command: give it in parts"
+        )
+    runs = []
+    for path in paths:
+        prompt = plain["prompt"] | ({} if path is None else {"path": path})
+        one = {**plain, "seed": numbers[0], "prompt": prompt}
+        counted = canonical(essence(one))  # once for all seeds: it reads the files
+        runs += [run({**one, "seed": seed}, counted | {"seed": seed}) for seed in numbers]
     return different(runs)
 
 
@@ -70,9 +78,10 @@ def other_names(one: Run, other: Run) -> tuple[str, str] | None:
     return (one.label, other.label) if one.label != other.label else (paths[0], paths[1])
 
 
-def run(plain: dict) -> Run:
-    """The Run of a resolved config with one sound and one seed."""
-    name = signature(plain)
+def run(plain: dict, counted: dict | None = None) -> Run:
+    """The Run of a resolved config with one sound and one seed; `counted`: what its signature
+    counts, where that is known."""
+    name = signature(plain) if counted is None else digest(counted)
     label = describe(plain["prompt"])
     slug = re.sub(r"[^\w]+", "-", label.lower()).strip("-")[:40].strip("-") or "prompt"
     folder = home(plain["outputs"], plain["name"]) / f"{slug}-seed{plain['seed']}-{name}"
@@ -129,7 +138,11 @@ def signature(cfg: Any) -> str:
     Numbers are canonical (1000, 1000.0 and 1e3 are one), files count by content, and device,
     precision, logger, batch size and the places of outputs don't count.
     """
-    text = json.dumps(canonical(essence(cfg)), sort_keys=True, ensure_ascii=False)
+    return digest(canonical(essence(cfg)))
+
+
+def digest(counted: dict) -> str:
+    text = json.dumps(counted, sort_keys=True, ensure_ascii=False)
     return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
@@ -142,11 +155,16 @@ def essence(cfg: Any) -> dict:
         for parent in parents:
             node = node.get(parent) or {}
         node.pop(last, None)
-    if not (kept.get("film") or {}).get("fps"):
+    if not is_film(kept):
         kept.pop("film", None)  # of a picture they say nothing
     if kept.get("prompt", {}).get("pick") == "start":
         kept["prompt"].pop("pick")  # as it was before there was a choice
     return kept
+
+
+def is_film(cfg: dict) -> bool:
+    """Whether a run is a film, of a recording of any length."""
+    return bool((cfg.get("film") or {}).get("fps"))
 
 
 def canonical(value: Any, key: str = "") -> Any:

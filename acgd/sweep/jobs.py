@@ -17,7 +17,7 @@ from omegaconf import OmegaConf
 
 from acgd import atomic_files
 from acgd.config.explain import explain
-from acgd.errors import UserError, say
+from acgd.errors import UserError, say, say_once
 from acgd.pipeline.sample import Sample
 from acgd.runs import folder as folders
 from acgd.runs import records as run_records
@@ -122,6 +122,21 @@ def summary(folder: Path) -> int:
         say(f"sweep: {len(jobs) - len(bad)} of {len(jobs)} jobs ok{pictures}, {folder}")
     tell_best(folder)
     return 1 if bad else 0
+
+
+def tell_of_shared(jobs: list[dict]) -> None:
+    """Say which jobs share a picture: their sounds are one, and a figure over both counts it twice.
+
+    Of jobs in this process that is said before they begin (acgd.sweep.plugin).
+    """
+    first: dict[str, list[str]] = {}
+    for job in jobs:
+        given = [one for one in job.get("overrides", []) if one.startswith("prompt.path=")]
+        for name in run_records.names(job):
+            before = first.setdefault(name.rpartition("-")[2], given)  # its signature
+            if before != given and before and given:
+                names = [one[0].partition("=")[2].replace("\\:", ":") for one in (given, before)]
+                say_once(f"{names[0]} has the same content as {names[1]}: the same picture twice")
 
 
 def tell_best(folder: Path) -> None:

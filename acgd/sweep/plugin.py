@@ -8,6 +8,7 @@ each job makes its own samples, in a process of its own.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import islice
 from pathlib import Path
 
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
@@ -19,10 +20,12 @@ from omegaconf import DictConfig
 from tqdm.auto import tqdm
 
 from acgd.config.explain import explain
-from acgd.errors import UserError, say_once
-from acgd.runs.run import Run, other_names
+from acgd.errors import UserError, say, say_once
+from acgd.runs.run import MOST_RUNS, Run, other_names
 from acgd.sweep.compose import Composer
 from acgd.sweep.jobs import STOPPED, Job
+
+MANY = 2000  # jobs that take seconds to plan
 
 
 class Sweeper(BasicSweeper):
@@ -30,10 +33,21 @@ class Sweeper(BasicSweeper):
 
     @staticmethod
     def split_arguments(overrides: list[Override], max_batch_size: int | None) -> list:
-        """UserError for an override that names no value, so that there is no job."""
+        """UserError for an override that names no value, and for more jobs than a command takes."""
+        jobs = 1
         for one in overrides:
-            if one.is_discrete_sweep() and not any(True for _ in one.sweep_string_iterator()):
+            if not one.is_discrete_sweep():
+                continue
+            count = sum(1 for _ in islice(one.sweep_string_iterator(), MOST_RUNS + 1))
+            if not count:
                 raise UserError(f"{one.input_line}: this names no value, so there is no job")
+            jobs *= count
+        if jobs > MOST_RUNS:
+            raise UserError(
+                f"this names more jobs than the {MOST_RUNS} of one command: give it in parts"
+            )
+        if jobs > MANY:
+            say(f"planning {jobs} jobs")
         return BasicSweeper.split_arguments(overrides, max_batch_size)
 
     def validate_batch_is_legal(self, batch: Sequence[Sequence[str]]) -> None:

@@ -26,14 +26,12 @@ from acgd.encoders.zero_shot import Viewer
 from acgd.errors import UserError, fraction
 from acgd.pipeline.film import frames, hearing, movie
 from acgd.pipeline.models import Models
+from acgd.pipeline.outputs import show_lines
 from acgd.pipeline.sample import Sample
 from acgd.runs.folder import Record
 from acgd.types import Target
 
-
-def wanted(cfg: dict) -> bool:
-    """Whether a run is a film."""
-    return bool((cfg.get("film") or {}).get("fps"))
+TOLD = 6  # stretches on the terminal
 
 
 def draw(sample: Sample, models: Models) -> tuple[Tensor, dict]:
@@ -47,6 +45,7 @@ def draw(sample: Sample, models: Models) -> tuple[Tensor, dict]:
     windows = hearing.listen(path, models.encoder, film["window"], film["hop"])
     found, smooth = hearing.stretches(windows, models.by_encoder, film["hold"])
     record.text("timeline.csv", timeline(found))
+    show_lines([f"heard      {in_words(found)}"])
     targets = by_label(sample, models, windows, smooth, {stretch.label for stretch in found})
     morph = film["morph"] if film["mode"] == "morph" else 0.0
     looks = frames.plan(found, windows.loudness, film["hop"], film["fps"], morph, film["pulse"])
@@ -138,6 +137,13 @@ def sees(judge: Viewer, path: Path) -> str:
 
 def pixels_of(image: Image.Image) -> Tensor:
     return torch.from_numpy(np.asarray(image.convert("RGB")).copy()).permute(2, 0, 1)
+
+
+def in_words(found: list[hearing.Stretch]) -> str:
+    """What is heard when, for the terminal; of many stretches the first."""
+    said = [f"{s.label} {s.start:g} to {s.end:.4g} s" for s in found[:TOLD]]
+    rest = [f"{len(found) - TOLD} more in timeline.csv"] if len(found) > TOLD else []
+    return ", ".join([*said, *rest])
 
 
 def timeline(found: list[hearing.Stretch]) -> str:

@@ -28,7 +28,7 @@ from acgd import atomic_files
 from acgd.config.explain import explain
 from acgd.errors import UserError, say
 from acgd.runs import folder as folders
-from acgd.sweep.jobs import FAILED
+from acgd.sweep.jobs import FAILED, tell_of_shared
 
 HERE = Path(__file__).resolve().parents[3]
 
@@ -113,6 +113,7 @@ class Elsewhere(Launcher):
         for number, value in self.spread(jobs):
             values[number] = value
             self.ended(number, [one for one in jobs[number] if one not in common], value)
+        tell_of_shared([folders.state(self.folder / str(number)) for number in jobs])
         return [returned(values.get(number), jobs[number]) for number in jobs]
 
     def open(self) -> None:
