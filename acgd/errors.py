@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import math
+import re
 import sys
 from collections.abc import Iterator
 from functools import cache
+from importlib.metadata import version
 
 JOINERS = "\u200c\u200d"  # of letters, and of faces that are one emoji
 
@@ -54,6 +56,21 @@ def causes(error: BaseException | None) -> Iterator[BaseException]:
         seen.add(id(error))
         yield error
         error = error.__cause__ or error.__context__
+
+
+def torchvision_apart(error: BaseException) -> UserError | None:
+    """What to say where a torchvision that was built for another torch is behind an error.
+
+    Both open_clip and transformers import it where they find it, and then fail with "operator
+    torchvision::nms does not exist", which names neither; None where that is not what happened.
+    """
+    if not any(re.search(r"torchvision::\w+ does not exist", str(one)) for one in causes(error)):
+        return None
+    return UserError(
+        f"the torchvision that is installed was built for another torch than {version('torch')}: "
+        "install the torchvision of the same build (CPU or CUDA) from where torch came from, or, "
+        "where open_clip is not used, pip uninstall torchvision"
+    )
 
 
 def first_words(error: BaseException, most: int = 100) -> str:

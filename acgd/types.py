@@ -31,11 +31,12 @@ class Target:
 class Encoder(Protocol):
     """A joint embedding; every method returns (N, D), unit norm, float32."""
 
-    image_size: int  # side of the pictures that `image` takes
+    image_size: int  # side of the pictures that `image` takes; 0 where it does not see
     sample_rate: int  # Hz
     dim: int  # D
     hears: bool  # False: `audio` raises UserError
-    scale_it: float  # factor of image-text similarities before a softmax
+    sees: bool  # False: `image` raises UserError
+    scale_it: float  # factor of image-text similarities before a softmax; 0 where it does not see
     scale_at: float  # of audio-text similarities; 0 where it does not hear
 
     def image(self, pixels: Tensor) -> Tensor: ...  # (N, 3, S, S) in [0, 1]
@@ -93,6 +94,11 @@ class Member(NamedTuple):
     encoder: Encoder
     weight: float
     part: slice
+
+
+def sees(encoder: Encoder) -> bool:
+    """Whether it takes pictures, as all do that do not say otherwise."""
+    return getattr(encoder, "sees", True)
 
 
 def members(encoder: Encoder) -> list[Member]:

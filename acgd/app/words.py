@@ -42,6 +42,8 @@ def is_here(group: str, name: str) -> bool:
     if name in PACKAGES and importlib.util.find_spec(PACKAGES[name]) is None:
         return False
     node = resolve(compose([f"{group}={name}"]))[group]
+    if "download" in node:  # from a folder that nobody named yet, or the hub
+        return False
     return registry.absent({group: node}) is None
 
 

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from acgd.captioners.clipcap import square
-from acgd.errors import UserError
+from acgd.checkpoints import hub
 
 
 class BlipCaptioner:
@@ -25,20 +25,14 @@ class BlipCaptioner:
         device: str | torch.device = "cpu",
         precision: str = "float32",
     ) -> None:
-        from transformers.models.blip import BlipForConditionalGeneration, BlipProcessor
+        with hub.told(checkpoint, "BLIP", "captioner.download=true"):
+            from transformers.models.blip import BlipForConditionalGeneration, BlipProcessor
 
-        try:
             local = not download
             self.processor = BlipProcessor.from_pretrained(checkpoint, local_files_only=local)
             model = BlipForConditionalGeneration.from_pretrained(
                 checkpoint, dtype=getattr(torch, precision), local_files_only=local
             )
-        except (OSError, ValueError, ImportError) as error:
-            line = str(error).strip().splitlines()[0]
-            raise UserError(
-                f"captioner.checkpoint={checkpoint}: no BLIP that is here whole ({line});"
-                " name a folder, or let it be fetched with captioner.download=true"
-            ) from None
         self.model = model.eval().requires_grad_(False).to(device)
         self.asked = {"num_beams": beams, "max_new_tokens": length, "do_sample": False}
 

@@ -10,7 +10,7 @@ from omegaconf import DictConfig
 
 from acgd.config.compose import compose
 from acgd.config.keys import TABLE
-from acgd.errors import UserError, causes, one_line
+from acgd.errors import UserError, causes, one_line, torchvision_apart
 from acgd.paths import CONF
 
 EXTRAS = {"submitit_local": "slurm", "submitit_slurm": "slurm"}  # plugin -> extra of another name
@@ -23,6 +23,8 @@ def explain(error: BaseException) -> str:
     """An error in one line a person can act on."""
     if isinstance(error, UserError):
         return str(error)
+    if apart := torchvision_apart(error):
+        return str(apart)
     line = one_line(error)
     if type(error).__module__.startswith(("hydra", "omegaconf")):
         if user_error := next((one for one in causes(error) if isinstance(one, UserError)), None):

@@ -193,6 +193,7 @@ TABLE: dict[str, Kind] = {
     "encoder.truncate": YES,
     "encoder.model": TEXT,
     "encoder.pretrained": or_null(TEXT),
+    "encoder.download": YES,
     "encoder.weights": or_null(table_of(number(-1e6, 1e6))),
     # sampler
     "sampler.steps": STEPS,

@@ -16,7 +16,7 @@ from acgd.paths import CONF, home
 SCORE = re.compile(
     r"(?P<twin>twin\.)?(encoder|(?P<judge>judge))\."
     r"(similarity|rank|image_(audio|heard|text|image|reference))"
-    r"|gain|caption_agreement|seconds|peak_mb"
+    r"|gain|caption_agreement|audio_(text|caption)|seconds|peak_mb"
 )
 
 
@@ -135,9 +135,11 @@ def check_score(plain: dict) -> None:
     if not match:
         raise UserError(
             f"optimize={name}: no such score; take judge.similarity, judge.image_audio, "
-            "judge.rank, encoder.similarity, gain, caption_agreement, seconds or peak_mb"
+            "judge.rank, encoder.similarity, gain, caption_agreement, audio_text, audio_caption, "
+            "seconds or peak_mb"
         )
-    if (match["judge"] or name in ("gain", "caption_agreement")) and not plain["judge"]["_target_"]:
+    judged = match["judge"] or name in ("gain", "caption_agreement", "audio_text", "audio_caption")
+    if judged and not plain["judge"]["_target_"]:
         raise UserError(f"optimize={name}: that is the judge's to say, and there is none")
     if (match["twin"] or name == "gain") and not plain["twin"]:
         raise UserError(f"optimize={name}: only with twin=true is there a twin")

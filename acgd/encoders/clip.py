@@ -38,6 +38,7 @@ class CLIPEncoder:
 
     model_class: Callable[..., CLIP] = CLIP
     sample_rate = 44100  # Hz; for prompts that ask before they fail in `audio`
+    sees = True
 
     def __init__(
         self,

@@ -9,7 +9,7 @@ from torch import Tensor
 from acgd.errors import UserError
 from acgd.media.audio import resample
 from acgd.media.preprocess import resized
-from acgd.types import Encoder, Member
+from acgd.types import Encoder, Member, sees
 
 
 class Ensemble:
@@ -17,10 +17,11 @@ class Ensemble:
 
     Each part is scaled by the root of the member's weight, so the whole has unit norm and a dot
     product is the weighted mean of the members' cosines. Members that do not hear have zeros
-    where a sound is embedded, which guidance passes over. Guidance shows each member its own
-    cutouts at its own size (see `Guidance`); pictures that come at `image_size`, the largest
-    member's, are resized for the others. The first member's part is what a picture model's own
-    condition takes. weights: by name, positive, 1 where not given.
+    where a sound is embedded, which guidance passes over, and those that do not see where a picture
+    is: they lend their ears, and the labels that they hear are said to those that see. Guidance
+    shows each member that sees its own cutouts at its own size (see `Guidance`); pictures that come
+    at `image_size`, the largest member's, are resized for the others. The first member's part is
+    what a picture model's own condition takes. weights: by name, positive, 1 where not given.
     """
 
     def __init__(self, members: dict[str, Encoder], weights: dict[str, float] | None = None):
@@ -35,19 +36,25 @@ class Ensemble:
             part = slice(start, start + encoder.dim)
             self.members.append(Member(encoder, given[name] / total, part))
             start += encoder.dim
-        encoders = list(members.values())
-        self.dim, self.image_size = start, max(encoder.image_size for encoder in encoders)
-        self.scale_it = encoders[0].scale_it
+        self.dim = start
         self.hearing = [m for m in self.members if m.encoder.hears]
-        heard = [m.encoder for m in self.hearing]
-        self.sample_rate = max(encoder.sample_rate for encoder in heard or encoders)
-        self.hears, self.scale_at = bool(heard), heard[0].scale_at if heard else 0.0
+        self.seeing = [m for m in self.members if sees(m.encoder)]
+        self.hears, self.sees = bool(self.hearing), bool(self.seeing)
+        self.image_size = max((m.encoder.image_size for m in self.seeing), default=0)
+        self.sample_rate = max(m.encoder.sample_rate for m in self.hearing or self.members)
+        self.scale_it, self.scale_at = 0.0, 0.0
+        if self.sees:
+            self.scale_it = self.seeing[0].encoder.scale_it / share(self.seeing) ** 0.5
+        if self.hears:
+            self.scale_at = self.hearing[0].encoder.scale_at / share(self.hearing) ** 0.5
 
     def image(self, pixels: Tensor) -> Tensor:
-        """(N, 3, S, S) in [0, 1] with S = image_size -> (N, D), unit norm, float32."""
-        encoders = [m.encoder for m in self.members]
-        seen = [encoder.image(resized(pixels, encoder.image_size)) for encoder in encoders]
-        return self.join(list(zip(self.members, seen, strict=True)))
+        """(N, 3, S, S) in [0, 1], S = image_size -> (N, D), zeros where a member is blind."""
+        if not self.seeing:
+            raise UserError("none of these encoders sees pictures: make one of them clip or tiny")
+        return self.join(
+            [(m, m.encoder.image(resized(pixels, m.encoder.image_size))) for m in self.seeing]
+        )
 
     def text(self, texts: list[str]) -> Tensor:
         """N strings -> (N, D), unit norm, float32."""
@@ -81,3 +88,9 @@ class Ensemble:
         rates = self.sample_rate, member.encoder.sample_rate
         rows = [torch.from_numpy(resample(w.cpu().numpy(), *rates)) for w in waves]
         return torch.stack(rows)
+
+
+def share(members: list[Member]) -> float:
+    """What these members weigh among all. Where the others have zeros, the dot product with a text
+    is the mean cosine times the root of it, which the scales make good."""
+    return sum(member.weight for member in members)

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from acgd.errors import UserError
+from acgd.errors import UserError, first_words, torchvision_apart
 
 PRECISIONS = {"float32": "fp32", "float16": "fp16", "bfloat16": "bf16", "auto": "fp32"}
 
@@ -22,6 +22,7 @@ class OpenCLIPEncoder:
     """
 
     sample_rate = 44100  # Hz; for prompts that ask before they fail in `audio`
+    sees = True
 
     def __init__(
         self,
@@ -37,11 +38,10 @@ class OpenCLIPEncoder:
             self.model = open_clip.create_model(
                 model, pretrained, precision=PRECISIONS[precision], device=self.device
             )
+            self.tokenizer = open_clip.get_tokenizer(model)  # SigLIP's is on the hub, too
         except (RuntimeError, OSError, ValueError, KeyError) as error:
-            first = (str(error).strip().splitlines() or [type(error).__name__])[0]
-            raise UserError(f"open_clip {model} {pretrained}: {first}") from None
+            raise UserError(f"open_clip {model} {pretrained}: {first_words(error, 300)}") from None
         self.model.eval().requires_grad_(False)
-        self.tokenizer = open_clip.get_tokenizer(model)
         visual = self.model.visual
         size = visual.image_size
         self.image_size = int(size if isinstance(size, int) else size[0])
@@ -82,8 +82,8 @@ def imported():
     """open_clip, or a UserError that says how to get it."""
     try:
         import open_clip
-    except (ImportError, RuntimeError) as error:  # also a torchvision made for another torch
-        raise UserError(
+    except (ImportError, RuntimeError) as error:
+        raise torchvision_apart(error) or UserError(
             f"encoder=openclip needs the extra: pip install 'acgd[openclip]' ({error})"
         ) from None
     return open_clip

@@ -15,7 +15,7 @@ from acgd.media import texts
 from acgd.media.images import load
 from acgd.media.preprocess import pixels, resized
 from acgd.paths import CONCEPTS
-from acgd.types import Encoder, Target
+from acgd.types import Encoder, Target, members
 
 CHUNK = 64  # labels encoded at once
 
@@ -94,9 +94,12 @@ class Viewer:
         """Similarities by kind of target, the concept's rank and the labels nearest.
 
         image (D,). `similarity` is the targets' mean cosine, weighted by |weight|, those of
-        negative weight with their sign turned. `rank` 1 is first, `of` counts the labels.
+        negative weight with their sign turned; targets that no member compares with a picture are
+        left out. `rank` 1 is first, `of` counts the labels.
         """
-        cosines = [float(target.embed.to(image) @ image) for target in targets]
+        found = [(target, self.cosine(target.embed, image)) for target in targets]
+        targets = [target for target, cosine in found if cosine is not None]
+        cosines = [cosine for _, cosine in found if cosine is not None]
         scores: dict = {"similarity": weighted(cosines, targets)}
         for kind in dict.fromkeys(target.kind for target in targets):
             chosen = [i for i, target in enumerate(targets) if target.kind == kind]
@@ -106,6 +109,18 @@ class Viewer:
             scores |= self.rank(image, concept)
         scores["names"] = self.names(image, self.model.scale_it)
         return scores
+
+    def cosine(self, target: Tensor, image: Tensor) -> float | None:
+        """Of two embeddings (D,), by those members of an ensemble that have both; None where none
+        has: where some hear and others see, nobody compares a sound with a picture."""
+        target, parts = target.to(image), [member.part for member in members(self.model)]
+        shared = [part for part in parts if target[part].any() and image[part].any()]
+        if len(shared) == len(parts):
+            return float(target @ image)
+        if not shared:
+            return None
+        a, b = (torch.cat([embed[part] for part in shared]) for embed in (target, image))
+        return float(F.cosine_similarity(a, b, dim=0))
 
     def rank(self, image: Tensor, concept: str) -> dict:
         """The concept's place among the labels (it joins them where it is none of them)."""

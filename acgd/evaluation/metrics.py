@@ -140,6 +140,18 @@ MEASURES = {
         score("caption_agreement"),
         without="it needs a captioner, words and a judge",
     ),
+    "audio_text": Measure(
+        "agreement of the sound and its words by the judge",
+        "higher",
+        score("audio_text"),
+        without=NEEDS_HEARING,
+    ),
+    "audio_caption": Measure(
+        "agreement of the sound and the caption by the judge",
+        "higher",
+        score("audio_caption"),
+        without=f"{NEEDS_HEARING}, and a captioner",
+    ),
     "seconds": Measure(
         "seconds a picture: those of its batch, shared", "lower", score("seconds"), each=False
     ),

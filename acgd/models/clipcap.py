@@ -16,6 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from acgd.errors import torchvision_apart
 from acgd.models.gpt2 import GPT2
 
 # Not weights: the causal mask and its fill value, which transformers stored before 4.31, and the
@@ -184,9 +185,13 @@ def gpt2(
     n_layer: int, n_head: int, n_embd: int, vocab_size: int, n_positions: int, dropout: float
 ) -> Any:
     """transformers' GPT-2 with its output layer."""
-    from transformers.models.gpt2.configuration_gpt2 import GPT2Config
-    from transformers.models.gpt2.modeling_gpt2 import GPT2LMHeadModel
-
+    try:
+        from transformers.models.gpt2.configuration_gpt2 import GPT2Config
+        from transformers.models.gpt2.modeling_gpt2 import GPT2LMHeadModel
+    except (ImportError, RuntimeError) as error:
+        if apart := torchvision_apart(error):
+            raise apart from None
+        raise
     config = GPT2Config(
         vocab_size=vocab_size,
         n_positions=n_positions,

@@ -23,6 +23,8 @@ def write(batch: list[Sample], models: Models, pixels: Tensor) -> None:
     """Caption a batch's pictures (B, 3, H, W) uint8 and its previews; note how well they agree.
 
     A sample gets its caption and, among its scores, `caption_agreement`; its folder captions.csv.
+    Where the judge hears the sound, also `audio_text`, how well it goes with the words for it (the
+    describer's, else the text prompts, else the concept), and `audio_caption`, with the caption.
     """
     captions = models.captioner(pixels.float() / 255)
     previews = [find_previews(sample) for sample in batch]
@@ -33,6 +35,10 @@ def write(batch: list[Sample], models: Models, pixels: Tensor) -> None:
         sample.caption = caption
         words = sample.words or asked(sample)
         sample.scores["caption_agreement"] = agreement(models.judge, words, caption)
+        sounds_like = ", ".join(words) or str(sample.scores.get("concept") or "")
+        for name, text in (("audio_text", sounds_like), ("audio_caption", caption)):
+            if models.judge is not None and sample.sound is not None and text:
+                sample.scores[name] = fit(models.judge, sample.sound, text)
         if caption:
             rows = [(path, of_previews[path]) for path in paths]
             name, steps = f"images/seed{sample.run.seed}.png", len(sample.record.losses)
@@ -73,6 +79,11 @@ def agreement(judge: Encoder | None, words: list[str], caption: str) -> float | 
         return None
     heard, seen = judge.text([", ".join(words), caption])
     return round(float(heard @ seen), 5)
+
+
+def fit(judge: Encoder, sound: Tensor, text: str) -> float:
+    """Cosine of a sound's embedding (D,) and a text's, by the judge that heard the sound."""
+    return round(float(judge.text([text])[0].to(sound) @ sound), 5)
 
 
 def table(rows: list[tuple[str, int, str]]) -> str:

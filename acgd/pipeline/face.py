@@ -68,7 +68,7 @@ def hear(
     The arguments are `draw`'s.
     """
     words = spelled(sound, sample_rate, None, None, overrides, options)
-    batch, _ = listened(runs_of(words, config_dir))
+    batch, _ = listened(runs_of(words, config_dir), draws=False)
     return Sounds(sound_of(sample) for sample in {one.run.label: one for one in batch}.values())
 
 
@@ -78,7 +78,7 @@ def sound_of(sample: Sample) -> Sound:
     return Sound(sample.run.label, sample.heard, ", ".join(sample.words), wave)
 
 
-def listened(runs: list[Run]) -> tuple[list[Sample], Models]:
+def listened(runs: list[Run], draws: bool = True) -> tuple[list[Sample], Models]:
     """The runs as samples whose prompts have been heard, and the first run's models."""
     from acgd.pipeline.models import Models
     from acgd.pipeline.targets import listen, look
@@ -87,7 +87,7 @@ def listened(runs: list[Run]) -> tuple[list[Sample], Models]:
     batch = [Sample(run) for run in runs]
     for one in batch:
         look(one, opened)
-    models = Models(runs[0].cfg)
+    models = Models(runs[0].cfg, draws=draws)
     for one in batch:
         listen(one, models, heard)
     return batch, models

@@ -157,7 +157,7 @@ def tower_bytes(node: tuple, precision: str) -> tuple[int, int, int]:
     Zeros for what is neither CLIP nor AudioCLIP: it is not known from outside.
     """
     given = dict(node)
-    if "checkpoint" not in given:
+    if "checkpoint" not in given or "download" in given:  # transformers reads it
         return 0, 0, 0
     path = checkpoints.locate(given["checkpoint"])
     state = checkpoints.load_state(path, given.get("checkpoint_key"))

@@ -20,7 +20,7 @@ from acgd.errors import UserError
 from acgd.pipeline import memory
 from acgd.pipeline.device import keep_freed_memory, pick_device, pick_precision
 from acgd.runs.run import canonical
-from acgd.types import Captioner, Describer, Encoder, members
+from acgd.types import Captioner, Describer, Encoder, members, sees
 
 # What holds a model goes with it, or there would be two of them while the next one is loaded.
 HOLDERS = {"encoder": ("encoder viewer", "describer"), "judge": ("judge viewer", "captioner")}
@@ -60,7 +60,8 @@ CACHE = ModelCache()  # the process's own: a sweep's jobs follow one another in 
 class Models:
     """The models and small parts that a job needs, on their device."""
 
-    def __init__(self, cfg: dict, cache: ModelCache = CACHE):
+    def __init__(self, cfg: dict, cache: ModelCache = CACHE, draws: bool = True):
+        """draws=False: nothing will be drawn, so that the encoder need not fit the model."""
         self.device = pick_device(cfg["device"])
         large = cfg["precision"] == "auto" and memory.is_large(cfg)
         self.precision = pick_precision(cfg["precision"], self.device, large)
@@ -84,8 +85,21 @@ class Models:
         self.captioner: Captioner = once("captioner", judge=self.judge)
         self.labels = zero_shot.read_labels(cfg["labels"])
         self.by_encoder = cache.viewer("encoder", self.encoder, self.labels)
-        self.by_judge = cache.viewer("judge", self.judge, self.labels) if self.judge else None
-        self._check_condition(cfg)
+        self.by_judge: zero_shot.Viewer | None = None  # of pictures
+        if self.judge and sees(self.judge):
+            self.by_judge = cache.viewer("judge", self.judge, self.labels)
+        if draws:
+            self._check_sight(cfg)
+            self._check_condition(cfg)
+
+    def _check_sight(self, cfg: dict) -> None:
+        """UserError where pictures are to be guided by an encoder that sees none."""
+        if cfg["guidance"].get("clip") and not sees(self.encoder):
+            raise UserError(
+                "this encoder hears and reads, but sees no pictures, so it cannot guide them: let "
+                "one that sees join it, encoder=ensemble encoder@encoder.members.a=clip "
+                "encoder@encoder.members.b=clap"
+            )
 
     def _check_condition(self, cfg: dict) -> None:
         """UserError where the encoder's embeddings do not fit the model's condition."""

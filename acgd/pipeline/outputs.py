@@ -111,6 +111,8 @@ def verdict_in_words(sample: Sample) -> tuple[str, str]:
     """Who judges, and what it says: that it recognises the concept only where somebody named it;
     what was heard may be wrong, and then the judge can do no more than agree."""
     by, score = verdict(sample)
+    if not score:
+        return by, "there is none that sees the picture"
     (seen, odds), concept = score["names"][0], score.get("concept")
     is_named = sample.scores["concept_from"] != "heard"
     if concept is None:

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from PIL import Image
 
 from acgd.runs.folder import Record
 from acgd.runs.run import Run
 from acgd.types import PromptSource, Target
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 @dataclass(eq=False)
@@ -24,6 +27,7 @@ class Sample:
     init_image: Image.Image | None = None
     targets: list[Target] = field(default_factory=list)  # by the encoder
     judged: list[Target] = field(default_factory=list)  # the same prompts by the judge
+    sound: Tensor | None = None  # (D,) as the judge hears it
     heard: list[tuple[str, float]] = field(default_factory=list)  # labels of the sound
     words: list[str] = field(default_factory=list)  # the describer's, about the sound
     described: dict[str, list] = field(default_factory=dict)  # list -> (label, probability)
@@ -46,4 +50,4 @@ class Sample:
 
     def release(self) -> None:
         """Of what only its making needed: a sweep has thousands of finished samples."""
-        self.record.losses, self.targets, self.judged = [], [], []
+        self.record.losses, self.targets, self.judged, self.sound = [], [], [], None

@@ -20,14 +20,15 @@ from acgd.media import texts
 from acgd.pipeline.models import Models
 from acgd.pipeline.sample import Sample
 from acgd.runs.folder import EMBEDDINGS
-from acgd.types import Target
+from acgd.types import Target, sees
 
 
 def judge(batch: list[Sample], models: Models, pixels: Tensor, twins: Tensor | None) -> None:
     """Fill each sample's scores: of the picture and of its twin, by judge and by encoder.
 
     pixels and twins (B, 3, H, W) uint8, as they are on disk. The gain is over the twin, in the
-    judge's similarity to the sound, or to the prompts where there is none.
+    judge's similarity to the sound, or to the prompts where there is none. Who does not see has no
+    scores of pictures.
     """
     for sample in batch:
         # where nobody named it, what the user was told is heard: the picture is asked for that
@@ -35,19 +36,19 @@ def judge(batch: list[Sample], models: Models, pixels: Tensor, twins: Tensor | N
         concept = concept_of(asked, sample.targets, models.by_encoder)
         source = "named" if asked is not None else "heard" if sample.heard else "prompt"
         sample.scores = {"concept": concept, "concept_from": source}
-    sounds = [hear(sample, models) for sample in batch]
+        sample.sound = hear(sample, models)
     for of, images in (("picture", pixels), ("twin", twins)):
         for name, view in (("judge", models.by_judge), ("encoder", models.by_encoder)):
-            if images is None or view is None:
+            if images is None or view is None or not sees(view.model):
                 continue
             embeds = view.images((images.float() / 255).to(models.device))
-            for sample, embed, sound in zip(batch, embeds, sounds, strict=True):
+            for sample, embed in zip(batch, embeds, strict=True):
                 targets = sample.judged if name == "judge" else sample.targets
                 scores = view.score(embed, targets, sample.scores["concept"])
                 if name == "judge":
-                    scores |= beside(sample, view, embed, sound, scores)
+                    scores |= beside(sample, view, embed, scores)
                     if of == "picture":
-                        keep(sample, embed, sound)
+                        keep(sample, embed, sample.sound)
                 sample.scores.setdefault(of, {})[name] = scores
     for sample in batch:
         sample.scores |= gain(sample.scores)
@@ -77,17 +78,16 @@ def hear(sample: Sample, models: Models) -> Tensor | None:
     return None if wave is None else models.judge.audio(torch.from_numpy(wave)[None])[0]
 
 
-def beside(
-    sample: Sample, view: zero_shot.Viewer, embed: Tensor, sound: Tensor | None, scores: dict
-) -> dict:
+def beside(sample: Sample, view: zero_shot.Viewer, embed: Tensor, scores: dict) -> dict:
     """The judge's similarities to what did not steer: the sound itself, reference pictures."""
-    found, run = {}, sample.run
-    if sound is not None and "image_audio" not in scores:
-        found["image_audio"] = round(float(embed @ sound.to(embed)), 5)
+    found, run = dict[str, float](), sample.run
+    if sample.sound is not None and "image_audio" not in scores:
+        near = view.cosine(sample.sound, embed)
+        found |= {} if near is None else {"image_audio": round(near, 5)}
     places = run.cfg.get("references")
     if paths := references.find(places, run.label, sample.scores["concept"]):
-        near = view.references(paths).to(embed) @ embed  # (pictures,)
-        found["image_reference"] = round(float(near.mean()), 5)
+        alike = view.references(paths).to(embed) @ embed  # (pictures,)
+        found["image_reference"] = round(float(alike.mean()), 5)
     elif places:
         sample.record.log(f"no reference pictures for {run.label}")
     return found
@@ -101,9 +101,11 @@ def keep(sample: Sample, picture: Tensor, sound: Tensor | None) -> None:
 
 
 def verdict(sample: Sample) -> tuple[str, dict]:
-    """Who has the last word on the picture, and what it is: the judge's where there is one."""
-    scores = sample.scores["picture"]
-    return next((name, scores[name]) for name in ("judge", "encoder") if name in scores)
+    """Who has the last word on the picture, and what it is: the judge's where there is one that
+    sees; nothing where nobody sees."""
+    scores = sample.scores.get("picture", {})
+    found = ((name, scores[name]) for name in ("judge", "encoder") if name in scores)
+    return next(found, ("judge", {}))
 
 
 def gain(scores: dict) -> dict:

@@ -95,8 +95,8 @@ def ask(source: PromptSource, share_heard: float, models: Models) -> Heard:
     heard = models.by_encoder.heard(prompts)
     spoken = models.by_encoder.spoken(prompts, fraction(share_heard, "heard"))
     targets, judged = join(spoken, words, models.encoder, share), []
-    if models.judge is not None and (wave is None or models.judge.hears):
-        judged = join(source(models.judge), words, models.judge, share)
+    if models.by_judge is not None and (wave is None or models.by_judge.model.hears):
+        judged = join(source(models.by_judge.model), words, models.by_judge.model, share)
     finite.check_targets(targets, "encoder")
     finite.check_targets(judged, "judge")
     return Heard(words, described, heard, targets, judged)

@@ -17,19 +17,19 @@ from acgd.diffusion.guidance.cutouts import cut, draw_boxes
 from acgd.diffusion.guidance.loss import Loss, value_and_grad
 from acgd.diffusion.noise import Noise
 from acgd.errors import UserError
-from acgd.types import Encoder, Member, Target, members
+from acgd.types import Encoder, Member, Target, members, sees
 
 
 class ClipDistance(Loss):
     """Weighted spherical distance to the targets, mean over random cutouts of the picture.
 
     `encoder`: one, or an Ensemble, whose members see cutouts of their own and whose distances are
-    summed by weight. `targets`: a list for each sample; lists may differ in length. `noise`: where
-    cutouts are drawn from, anew at each call. `num_cutouts`, `cut_pow`, `cut_min`: see
-    `cutouts.draw_boxes`; `cutout_chunk`: how many cutouts a sample has in the encoder at once
-    (None: all). `audio_weights`: "own", or "text", which multiplies the audio targets by the sign
-    of the text targets' total weight, as the notebook does: negative prompts then can turn the
-    sound's attraction into repulsion.
+    summed by weight among those that see. `targets`: a list for each sample; lists may differ in
+    length. `noise`: where cutouts are drawn from, anew at each call. `num_cutouts`, `cut_pow`,
+    `cut_min`: see `cutouts.draw_boxes`; `cutout_chunk`: how many cutouts a sample has in the
+    encoder at once (None: all). `audio_weights`: "own", or "text", which multiplies the audio
+    targets by the sign of the text targets' total weight, as the notebook does: negative prompts
+    then can turn the sound's attraction into repulsion.
     """
 
     def __init__(
@@ -55,7 +55,7 @@ class ClipDistance(Loss):
         )
         self.cutout_chunk = cutout_chunk or num_cutouts
         embeds, weights = pack_targets(targets, audio_weights)
-        self.views = [View.of(member, embeds, weights) for member in members(encoder)]
+        self.views = [View.of(member, embeds, weights) for member in seeing(encoder)]
         self.active = any(bool(view.weights.any()) for view in self.views)
 
     def __call__(self, x: Tensor) -> Tensor:
@@ -89,6 +89,13 @@ class ClipDistance(Loss):
                     return share * view.distance(cut(x, chunk, size))
 
                 yield part
+
+
+def seeing(encoder: Encoder) -> list[Member]:
+    """The members that see, their weights summing to 1 again."""
+    found = [member for member in members(encoder) if sees(member.encoder)]
+    total = sum(member.weight for member in found)
+    return [member._replace(weight=member.weight / total) for member in found]
 
 
 @dataclass
