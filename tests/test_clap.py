@@ -279,6 +279,16 @@ def test_clap_alone_hears_but_does_not_guide(render, capsys):
     assert "picture" not in read(run) and "none that sees" in capsys.readouterr().out
 
 
+def test_a_picture_is_no_prompt_for_the_blind(clap, tmp_path):
+    from PIL import Image
+
+    from acgd.prompts.image import ImagePrompt
+
+    Image.new("RGB", (9, 9)).save(tmp_path / "a.png")
+    with pytest.raises(UserError, match="this encoder sees no pictures"):
+        ImagePrompt(str(tmp_path / "a.png"))(clap)
+
+
 def test_what_clap_hears_can_be_asked_from_python(folder, sounds, monkeypatch):
     import acgd
 

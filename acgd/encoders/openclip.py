@@ -84,7 +84,7 @@ def imported():
         import open_clip
     except (ImportError, RuntimeError) as error:
         raise torchvision_apart(error) or UserError(
-            f"encoder=openclip needs the extra: pip install 'acgd[openclip]' ({error})"
+            f"open_clip is missing, an extra: pip install 'acgd[openclip]' ({error})"
         ) from None
     return open_clip
 

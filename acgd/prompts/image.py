@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 from acgd.errors import UserError
 from acgd.media.images import load
 from acgd.prompts.text import normalised, parse_weight
-from acgd.types import Encoder, Target
+from acgd.types import Encoder, Target, sees
 
 
 class ImagePrompt:
@@ -43,6 +43,8 @@ class ImagePrompt:
 
         from acgd.media import preprocess
 
+        if not sees(encoder):
+            raise UserError("prompt=image: this encoder sees no pictures; choose one that does")
         pixels = [preprocess.pixels(load(path), encoder.image_size) for path in self.paths]
         embeds = encoder.image(torch.stack(pixels))  # (N, D)
         return [
