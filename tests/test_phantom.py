@@ -45,8 +45,25 @@ def no_models_of_another_device(monkeypatch):
     monkeypatch.setattr(models, "CACHE", cache := models.ModelCache())
     monkeypatch.setattr(models.Models.__init__, "__defaults__", (cache,))
     preprocess.statistics.cache_clear()
+    before = numerics()
     yield
     preprocess.statistics.cache_clear()
+    for (holder, name), value in before.items():
+        setattr(holder, name, value)
+    torch.use_deterministic_algorithms(False)
+
+
+SWITCHES = [
+    (torch.backends.cuda.matmul, "allow_tf32"),
+    (torch.backends.cudnn, "allow_tf32"),
+    (torch.backends.cudnn, "deterministic"),
+    (torch.backends.cudnn, "benchmark"),
+    (torch.utils.deterministic, "fill_uninitialized_memory"),
+]
+
+
+def numerics():
+    return {(holder, name): getattr(holder, name) for holder, name in SWITCHES}
 
 
 def draw(folder, overrides) -> np.ndarray:
@@ -85,6 +102,31 @@ def picture(tmp_path):
 @pytest.mark.parametrize("job", JOBS)
 def test_a_job_draws_what_the_cpu_draws(job, tiny, tmp_path, picture):
     assert on_both(tmp_path, [*tiny, *(o.format(picture=picture) for o in JOBS[job])]) <= 1
+
+
+@pytest.mark.parametrize("precision, tf32", [("fp32", False), ("bf16", True), ("fp16", True)])
+def test_a_run_repeats_and_float32_is_no_tf32(precision, tf32, tiny, tmp_path):
+    torch.backends.cudnn.benchmark = True  # somebody's own
+    told = [
+        *tiny,
+        f"precision={precision}",
+        f"outputs={tmp_path}",
+        "sampler.steps=1",
+        "logger=none",
+    ]
+    assert not torch.are_deterministic_algorithms_enabled()
+    with phantom.a_gpu(), phantom.Phantom():
+        runner.render(expand(compose(*told)))
+    assert list(numerics().values()) == [False, tf32, True, False, False]
+    assert torch.is_deterministic_algorithms_warn_only_enabled()
+
+
+def test_a_job_after_another_sets_its_own_precision(tiny, tmp_path):
+    with phantom.a_gpu(), phantom.Phantom():
+        for precision in ("fp32", "bf16"):
+            folder = f"outputs={tmp_path / precision}"
+            runner.render(expand(compose(*tiny, folder, f"precision={precision}", *QUICK)))
+            assert torch.backends.cudnn.allow_tf32 == (precision == "bf16")
 
 
 def test_encoders_that_guide_together(tiny, weights, tmp_path):

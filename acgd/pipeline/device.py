@@ -13,6 +13,7 @@ from acgd.errors import UserError
 from acgd.models.frozen import capability
 
 PRECISIONS = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
+BF16_SINCE = 8  # compute capability: Ampere
 
 
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of mallopt
@@ -41,19 +42,41 @@ def pick_device(device: str) -> str:
         raise UserError(f"device={device}: choose auto, cpu, cuda or mps")
     if not there.get(kind, True):
         raise UserError(f"device={device}: there is none here; device=auto takes what there is")
+    number = str(device).partition(":")[2]
+    if kind == "cuda" and number and int(number) >= (count := torch.cuda.device_count()):
+        last = f" to cuda:{count - 1}" if count > 1 else ""
+        raise UserError(f"device={device}: there is only cuda:0{last} here")
     return str(device)
 
 
 def pick_precision(precision: str, device: str, large: bool = False) -> str:
-    """The dtype's name; "auto" is bf16 on a GPU, and for large models where a CPU computes in it.
+    """The dtype's name. "auto" is bf16 on a GPU, and for large models where a CPU computes in it.
 
+    GPUs older than Ampere have no bf16: there it is fp16 for large models, fp32 for small ones.
     Half the memory traffic at a gradient cosine of 0.9999. Small models are bound by calls, not by
     traffic, and bf16 is slower there.
     """
-    if precision == "auto":
-        half = device.startswith("cuda") or (device == "cpu" and large and computes_bf16())
-        precision = "bf16" if half else "fp32"
-    return PRECISIONS[precision]
+    if precision != "auto":
+        return PRECISIONS[precision]
+    if device.startswith("cuda"):
+        if torch.cuda.get_device_capability(device)[0] >= BF16_SINCE:
+            return PRECISIONS["bf16"]
+        return PRECISIONS["fp16" if large else "fp32"]
+    return PRECISIONS["bf16" if device == "cpu" and large and computes_bf16() else "fp32"]
+
+
+def repeat_exactly(precision: str) -> None:
+    """Let torch give the same bytes twice on a GPU, and compute float32 in float32.
+
+    These are settings of the process: the next job sets them anew. TF32, which keeps ten of
+    float32's 23 bits, is torch's own choice for convolutions; it stays where the run is in half
+    precision anyway. An operation that has no repeatable way is told of by a warning.
+    """
+    torch.backends.cuda.matmul.allow_tf32 = False
+    torch.backends.cudnn.allow_tf32 = precision != "float32"
+    torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark = True, False
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    torch.utils.deterministic.fill_uninitialized_memory = False  # all of it is written
 
 
 def computes_bf16() -> bool:

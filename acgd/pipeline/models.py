@@ -10,15 +10,18 @@ import json
 from collections.abc import Callable
 from typing import Any
 
-import torch
-
 from acgd.config.instantiate import build
 from acgd.diffusion.interfaces import Sampler
 from acgd.diffusion.model import PictureModel
 from acgd.encoders import zero_shot
 from acgd.errors import UserError
 from acgd.pipeline import memory
-from acgd.pipeline.device import keep_freed_memory, pick_device, pick_precision
+from acgd.pipeline.device import (
+    keep_freed_memory,
+    pick_device,
+    pick_precision,
+    repeat_exactly,
+)
 from acgd.runs.run import canonical
 from acgd.types import Captioner, Describer, Encoder, members, sees
 
@@ -66,7 +69,7 @@ class Models:
         large = cfg["precision"] == "auto" and memory.is_large(cfg)
         self.precision = pick_precision(cfg["precision"], self.device, large)
         if self.device.startswith("cuda"):
-            torch.backends.cudnn.deterministic = True  # the same bytes twice
+            repeat_exactly(self.precision)
         if self.device == "cpu":
             keep_freed_memory()
         where = {"device": self.device, "precision": self.precision}

@@ -50,6 +50,7 @@ class Work:
     def __call__(self, number: int, overrides: list[str]) -> Any:
         """Run the job; returns what it returns, raises what keeps it from beginning."""
         os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as acgd.pipeline, before torch comes
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
         os.chdir(self.cwd)
         setup_globals()
         Singleton.set_state(self.state)
