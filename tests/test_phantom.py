@@ -43,7 +43,8 @@ JOBS = {
 @pytest.fixture(autouse=True)
 def no_models_of_another_device(monkeypatch):
     monkeypatch.setattr(models, "CACHE", cache := models.ModelCache())
-    monkeypatch.setattr(models.Models.__init__, "__defaults__", (cache,))
+    make = models.Models.__init__
+    monkeypatch.setattr(make, "__defaults__", (cache, *make.__defaults__[1:]))
     preprocess.statistics.cache_clear()
     before = numerics()
     yield
