@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import requests
@@ -18,7 +19,7 @@ from acgd.errors import UserError
 gradio = pytest.importorskip("gradio", reason="pip install 'acgd[app]'")
 FEW = "sampler.steps=5 captioner=none report=false"
 CHOSEN = {"model": "tiny", "encoder": "tiny", "text_share": 0.5, "style": "noto", "seed": 3,
-          "seeds": 2, "steps": 20, "clip": 500, "cfg_scale": 2}  # fmt: skip
+          "seeds": 2, "film": False, "steps": 20, "clip": 500, "cfg_scale": 2}  # fmt: skip
 
 
 class App:
@@ -107,8 +108,21 @@ def test_a_sound_is_heard_and_drawn_and_its_command_is_the_same(app, tab):
     (sound,) = app.outputs.glob("app/sounds/*/dog.ogg")
     assert any(word.endswith(f"{sound}") for word in given)
     assert app.states() == ["ok", "ok"]
+    page.locator("#demo input").focus()
+    page.keyboard.press("Tab")  # past the list, without a choice
+    page.click("#draw")  # of the same sound, with the same settings
+    says(page, "made before")
+    page.click("#stronger")
+    says(page, "Done.")
+    assert "guidance 500, condition 2.75" in page.inner_text("#pictures")
+    assert "guidance 250, condition 2" in page.inner_text("#pictures .small")  # the old beside
     page.click("text=Made before")
     page.wait_for_selector(".pictures.small img")
+    page.click("text=use its settings >> nth=0")
+    says(page, "dog", where="#odds")  # it is heard again
+    page.click("#draw")
+    says(page, "Done.")
+    assert "guidance 500, condition 2.75" in page.inner_text("#pictures")
 
 
 @pytest.mark.browser
@@ -148,6 +162,10 @@ def test_what_is_wrong_is_one_line(app, tab, tmp_path):
     page.set_input_files("input[type=file]", wrong)
     assert "wrong.wav" in says(page, "wrong.wav")
     assert len(page.locator("#status p").all()) == 1
+    page.click("#draw")
+    page.wait_for_function("document.querySelector('#status').innerText.includes('wrong.wav')")
+    time.sleep(0.5)
+    assert not list(app.outputs.glob("app/sounds/*/wrong.wav"))  # nothing was made of it
     page.reload()
     page.wait_for_selector("#draw")
     page.fill("#words textarea, #words input", "a dog")
@@ -169,9 +187,21 @@ def test_two_tabs_wait_for_one_another_and_do_not_mix(app, tab):
     for page in (first, second):
         says(page, "Done.")
         assert page.locator("#pictures img").count() == 1
-    assert first.get_attribute("#pictures img", "src") != second.get_attribute(
-        "#pictures img", "src"
-    )
+    sources = {page.get_attribute("#pictures img", "src") for page in (first, second)}
+    assert len(sources) == 2
+    before = len(app.states())
+    set_more(first, "sampler.steps=250 captioner=none")
+    first.click("#draw")
+    first.wait_for_selector("#pictures figure")
+    set_more(second, f"{FEW} seed=6")
+    second.click("#draw")
+    says(second, "queue")
+    second.click("#stop")  # before its turn
+    says(second, "it will not be drawn", 5)
+    first.click("#stop")
+    says(first, "Stopped; drawing")
+    says(second, "Stopped before its turn came.")
+    assert len(app.states()) == before + 2  # the first tab's, no other
     width, room = second.evaluate("[document.documentElement.scrollWidth, innerWidth]")
     assert width <= room == 390
 
@@ -197,7 +227,7 @@ def test_strangers_can_neither_name_nor_read_files(tmp_path):
             [named.get(t[0]), t[1]] for t in d["targets"]] and d["inputs"]]  # fmt: skip
         for more, path in (("labels=/etc/passwd", None), ("", "/etc/passwd")):
             sound = path and {"path": path, "meta": {"_type": "gradio.FileData"}}
-            data = [sound, "", "a dog", more, "tiny", "tiny", 0.5, "noto", 0, 1, 5, 0, 2]
+            data = [sound, "", "a dog", more, "tiny", "tiny", False, 0.5, "noto", 0, 1, 5, 0, 2]
             body = {"data": data, "fn_index": job["id"], "session_hash": "s"}
             requests.post(f"{running.url}/gradio_api/queue/join", json=body, timeout=20)
             answer = get("/gradio_api/queue/data?session_hash=s").text
@@ -206,6 +236,22 @@ def test_strangers_can_neither_name_nor_read_files(tmp_path):
         assert running.states() == []
     finally:
         assert running.close() == 0
+
+
+def test_only_a_run_of_the_page_s_own_is_taken_up(tmp_path):
+    from acgd.app.page import TAKEN, Page
+
+    page = Page(None, tmp_path, remote=True)
+    for folder in ("app/dog-seed3", "main/dog-seed3"):
+        (tmp_path / folder).mkdir(parents=True)
+        (tmp_path / folder / "config.yaml").write_text(
+            "seed: 3\nprompt:\n  path: demo:dog\nguidance:\n  clip: 750\n"
+        )
+    asked = lambda run: page.take_up(SimpleNamespace(query_params={"run": run}))  # noqa: E731
+    values = dict(zip(("sound", "demo", "text", *TAKEN), asked("dog-seed3"), strict=True))
+    assert (values["demo"], values["seed"], values["seeds"], values["clip"]) == ("dog", 3, 1, 750)
+    for elsewhere in ("../main/dog-seed3", "main/dog-seed3", "", ".", "..", "dog-seed4"):
+        assert all(isinstance(value, dict) for value in asked(elsewhere)), elsewhere  # skipped
 
 
 @pytest.mark.parametrize(
@@ -243,6 +289,11 @@ def test_the_page_s_fields_are_a_command_line(tmp_path):
         words.typed("dog")
     with pytest.raises(UserError, match="a sound, or words"):
         words.to_draw(None, " ", CHOSEN, "", tmp_path)
+    (film,) = runs_of(words.to_draw("demo:dog", "", CHOSEN | {"film": True, "seeds": 1}, "",
+                                    tmp_path), None)  # fmt: skip
+    assert film.cfg["film"]["fps"] == 12 and film.folder.parent == tmp_path / "app"
+    with pytest.raises(UserError, match="a film is of a sound"):
+        words.to_draw(None, "a dog", CHOSEN | {"film": True}, "", tmp_path)
 
 
 def test_a_taken_port_is_one_line(tmp_path, capsys):

@@ -85,6 +85,12 @@ def test_pillow_does_not_talk_past_us(tmp_path, plain):
 
 
 @pytest.mark.process
+@pytest.mark.filterwarnings("error")
+def test_fractions_of_one_huge_value_are_black_without_a_word_of_numpy_s(tmp_path):
+    Image.fromarray(np.full((8, 8), 3e38, np.float32)).save(tmp_path / "one.tiff")
+    assert np.asarray(images.load(tmp_path / "one.tiff", "init_image")).max() == 0
+
+
 def test_in_a_folder_whose_name_is_not_utf8(tmp_path, plain):
     """What can be read is drawn, what has such a name is named, and it is found whole later."""
     here = os.fsencode(tmp_path) + b"/h\xffer"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import importlib.util
 import re
@@ -55,15 +56,28 @@ def styles() -> list[str]:
     return list(resolve(compose())["model"]["styles"])
 
 
-def kept(upload: str, outputs: str | Path) -> Path:
-    """The copy of an uploaded sound in outputs/app/sounds/, in a folder that its content names."""
-    source = Path(upload)
-    digest = hashlib.sha256(source.read_bytes()).hexdigest()[:12]
-    target = home(outputs, NAME) / "sounds" / digest / source.name
-    if not target.exists():
-        target.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(source, target)
-    return target
+class Kept:
+    """A sound as the runs name it: a demo sound, or a copy of an upload among the runs,
+    outputs/app/sounds/, in a folder that its content names."""
+
+    def __init__(self, sound: str, outputs: str | Path):
+        self.name, self.is_new = sound, False
+        if sound.startswith("demo:"):
+            return
+        source = Path(sound)
+        digest = hashlib.sha256(source.read_bytes()).hexdigest()[:12]
+        target = home(outputs, NAME) / "sounds" / digest / source.name
+        self.name, self.is_new = str(target), not target.exists()
+        if self.is_new:
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(source, target)
+
+    def drop(self) -> None:
+        """Take a new copy away again, where no run names it."""
+        if self.is_new:
+            Path(self.name).unlink(missing_ok=True)
+            with contextlib.suppress(OSError):  # another file of the same content lies there
+                Path(self.name).parent.rmdir()
 
 
 def to_hear(sound: str, chosen: dict[str, Any], outputs: str | Path) -> list[str]:
@@ -82,14 +96,18 @@ def to_draw(
 ) -> list[str]:
     """The words for a picture of a sound, of words, or of both.
 
-    chosen: model, encoder, text_share, style, seed, seeds, steps, clip, cfg_scale; more: overrides
+    chosen: model, encoder, film, text_share, style, seed, seeds, steps, clip, cfg_scale, those of a
+    film its experiment's; more: overrides
     as they are typed, a line or several. UserError where there is neither a sound nor a word.
     """
     text = " ".join(text.split())
     if not sound and not text:
         raise UserError("give it a sound, or words, or both")
+    if not sound and chosen["film"]:
+        raise UserError("a film is of a sound: give it one")
     kind = "audio" if not text else "mixed" if sound else "text"
-    words = [*common(outputs), f"model={chosen['model']}", f"encoder={chosen['encoder']}"]
+    words = ["experiment=film"] if chosen["film"] else []
+    words += [*common(outputs), f"model={chosen['model']}", f"encoder={chosen['encoder']}"]
     words += [f"prompt={kind}"]
     words += [f"prompt.path={value(sound)}"] if sound else []
     words += [f"prompt.text={quoted(text)}"] if text else []
@@ -98,6 +116,8 @@ def to_draw(
     words += [f"seed=[{','.join(str(first + i) for i in range(count))}]"]
     if chosen["model"] == "tiny" and chosen["style"] != "each seed its own":
         words += [f"model.style={chosen['style']}"]
+    if chosen["film"]:
+        return [*words, *typed(more)]
     words += [f"sampler.steps={steps}", f"preview_every={max(1, steps // PREVIEWS)}"]
     words += [f"guidance.clip={chosen['clip']:g}", f"guidance.cfg_scale={chosen['cfg_scale']:g}"]
     return [*words, *typed(more)]

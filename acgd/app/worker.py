@@ -7,7 +7,8 @@ events, dicts with one of the keys
     sound    what is heard: label, heard, described, image (WebP bytes)
     batch    the folders that are drawn into from now on, and `total`, their steps
     note     a line that is worth showing
-    picture  a finished run, as acgd.Picture
+             and whether it is a `film`
+    picture  a finished run, as acgd.Picture, and whether it was `made_before`
     error    the one line that says what is wrong
     done     the last event: "ok", "failed" or "stopped"
 
@@ -157,6 +158,7 @@ def draw(pipe: Connection, words: list[str]) -> str:
     from acgd.errors import printable
     from acgd.pipeline import face, outputs, runner, sampling, settings
     from acgd.runs import environment
+    from acgd.runs.run import is_film
 
     runs, failed = face.runs_of(words, None), False
 
@@ -166,12 +168,14 @@ def draw(pipe: Connection, words: list[str]) -> str:
             pipe.send({"note": f'"{label}" is not among what is drawn here; nearest: {nearest}'})
         chosen = settings.read([one.run.cfg for one in batch], batch[0].init_image)
         total = sampling.count_steps(models, chosen)
-        pipe.send({"batch": [one.run.folder for one in batch], "total": total})
+        film = is_film(batch[0].run.cfg)
+        pipe.send({"batch": [one.run.folder for one in batch], "total": total, "film": film})
 
     with environment.command(["acgd", *words]):
         for sample in runner.make(runs, begun):
             if sample.error is None:
-                pipe.send({"picture": face.read(sample.run, words)})
+                picture = face.read(sample.run, words)
+                pipe.send({"picture": picture, "made_before": sample.made_before})
             else:
                 failed = True
                 pipe.send({"error": printable(explain(sample.error))})

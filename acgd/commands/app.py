@@ -97,11 +97,11 @@ def open_page(worker: Any, outputs: Path, options: argparse.Namespace, port: int
     from acgd.app.files import RunFiles
     from acgd.app.page import Page
 
+    os.environ.setdefault("GRADIO_TEMP_DIR", str(outputs.absolute() / "app" / "uploads"))
     remote = is_remote(options.host, options.share)
     theme = gr.themes.Soft(font=FONTS, font_mono=["ui-monospace", "monospace"])
     blocks = Page(worker, outputs, remote).blocks()
     blocks.queue(max_size=32)
-    os.environ.setdefault("GRADIO_TEMP_DIR", str(outputs.absolute() / "app" / "uploads"))
     app, address, public = blocks.launch(
         server_name=options.host,
         server_port=port,
@@ -110,6 +110,7 @@ def open_page(worker: Any, outputs: Path, options: argparse.Namespace, port: int
         quiet=True,
         ssr_mode=False,
         max_file_size=LARGEST,
+        allowed_paths=[str((outputs / "app" / "sounds").absolute())],  # those of earlier runs
         theme=theme,
         css_paths=Path(__file__).parent.parent / "app" / "page.css",
         footer_links=[],

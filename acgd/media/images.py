@@ -65,7 +65,7 @@ def eight_bits(image: Image.Image, path: Path) -> Image.Image:
     elif image.mode != "F" and low >= 0 and high <= WIDE[image.mode]:
         darkest, brightest = 0.0, float(WIDE[image.mode])
     else:
-        darkest, brightest = low, max(high, low + 1e-30)
+        darkest, brightest = low, high if high > low else np.inf  # of one value: black
         say_once(f"{path}: values from {low:.4g} to {high:.4g} are taken as black to white")
     grey = (values - darkest) / (brightest - darkest) * 255
     return Image.fromarray(grey.round().clip(0, 255).astype(np.uint8))
