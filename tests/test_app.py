@@ -22,6 +22,19 @@ CHOSEN = {"model": "tiny", "encoder": "tiny", "text_share": 0.5, "style": "noto"
           "seeds": 2, "film": False, "steps": 20, "clip": 500, "cfg_scale": 2}  # fmt: skip
 
 
+def test_a_card_leads_to_the_runs_page_or_to_its_picture(tmp_path):
+    from acgd.app import views
+    from acgd.pipeline.shown import Picture
+
+    folder = tmp_path / "app" / "dog-seed3"
+    folder.mkdir(parents=True)
+    leads = lambda: re.findall(r'href="(\S+)" target', views.card(one, tmp_path))  # noqa: E731
+    one = views.Drawn(Picture(folder, 3, "dog", "acgd demo:dog"))
+    assert leads() == ["/runs/app/dog-seed3/images/seed3.png"] * 2
+    (folder / "report.html").touch()
+    assert leads() == ["/runs/app/dog-seed3/report.html"] * 2
+
+
 class App:
     """A running `acgd app` and its folder of runs."""
 

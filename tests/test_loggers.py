@@ -97,6 +97,17 @@ def inspected(folder: Path) -> list[dict]:
     return [json.loads(line) for line in said.stdout.splitlines()]
 
 
+def test_the_sound_is_the_pages_or_the_prompts_own(sounds, tmp_path):
+    tone = sounds / "tone.wav"
+    of = lambda path: wandb_worker.sound_of(tmp_path, {"prompt": {"path": path}})  # noqa: E731
+    assert of(str(tone)) == tone  # a sweep's runs have no page
+    assert of("demo:dog").stem == "dog" and of("demo:dog").is_file()
+    assert of("demo:nothing") is of(str(tmp_path / "gone.wav")) is of(None) is None
+    (tmp_path / "report").mkdir()
+    (tmp_path / "report" / "sound.mp3").write_bytes(b"cut")
+    assert of(str(tone)) == of("demo:dog") == tmp_path / "report" / "sound.mp3"
+
+
 @pytest.mark.process
 def test_an_offline_run_holds_config_losses_picture_and_metrics(tiny, sounds, tmp_path, capfd):
     path = f"prompt.path={sounds / 'tone.wav'}"

@@ -18,6 +18,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from PIL import Image
 
 from acgd import report
+from acgd.commands import report as report_command
 from acgd.errors import UserError
 from acgd.report import (
     assets,
@@ -171,6 +172,8 @@ def test_a_sweeps_page_holds_its_pictures_sounds_and_failures(real):
 @pytest.mark.slow
 def test_a_runs_page_uses_what_lies_beside_it(real):
     folder = next((real.parent.parent).glob("low-seed1-*"))
+    assert not (folder / "report.html").exists()  # in a sweep only when it is asked for
+    assert report_command.main([str(folder)]) == 0
     page = Page(folder / "report.html")
     assert page.title == "low, seed 1"
     text = (folder / "report.html").read_text()

@@ -21,9 +21,10 @@ from conftest import ROOT, command, compose
 from hydra.core.global_hydra import GlobalHydra
 from PIL import Image
 
+from acgd import report
 from acgd.errors import UserError
 from acgd.paths import CONF
-from acgd.pipeline import drawing, models
+from acgd.pipeline import drawing, models, runner
 from acgd.runs import run as run_module
 from acgd.runs.run import Run, expand, resolve
 from acgd.sweep import plugin
@@ -275,6 +276,29 @@ def test_a_sweep_that_cannot_be_is_one_line(tmp_path, given, says):
     assert len(errors.splitlines()) == 1 and errors.startswith("acgd: ") and says in errors
 
 
+@pytest.mark.parametrize(
+    "said, alone, swept", [("auto", True, False), ("true", True, True), ("false", False, False)]
+)
+def test_runs_of_a_sweep_have_pages_of_their_own_only_when_told(
+    said, alone, swept, tiny, tmp_path, monkeypatch
+):
+    """A lone command's have them unless told otherwise; a sweep's page shows its pictures."""
+    made = []
+    monkeypatch.setattr(runner.hooks, "of_run", made.append)
+    monkeypatch.setattr(runner.hooks, "of_name", made.append)
+    given = [*tiny, "experiment=smoke", "seed=[0,1]", f"report={said}"]
+    cfg = compose(*given, f"outputs={tmp_path / 'alone'}")
+    runner.render(runs := expand(cfg))
+    home = runs[0].folder.parent
+    assert made == ([run.folder for run in runs] + [home] if alone else [])
+    made.clear()
+    cfg = compose(*given, f"outputs={tmp_path / 'swept'}")
+    job = Job(tmp_path / "swept/main/sweeps/date/0", given)
+    runner.render(runs := job.expand(cfg))
+    assert made == ([run.folder for run in runs] + [runs[0].folder.parent] if swept else [])
+    assert all(run.signature == run_module.signature(run.cfg) for run in runs)
+
+
 @pytest.mark.process
 @pytest.mark.slow
 def test_a_sweep_as_it_is_typed(tmp_path, tiny, sounds):
@@ -297,7 +321,10 @@ def test_a_sweep_as_it_is_typed(tmp_path, tiny, sounds):
     assert {name for state in states for name in state["runs"]} >= set(finished)
     assert errors.count("0 of 4 jobs ok (8 of 12 pictures)") == 1
     assert (folder / "report.html").is_file() and str(folder.name) in said
-    assert all((tmp_path / "outputs/main" / name / "report.html").is_file() for name in finished)
+    runs = [tmp_path / "outputs/main" / name for name in finished]
+    assert not any((run / made).exists() for run in runs for made in ("report.html", "report"))
+    own = report.build(runs[0])  # as acgd report does
+    assert own == runs[0] / "report.html" and own.is_file()
 
 
 @pytest.mark.process

@@ -125,7 +125,8 @@ def card(one: Drawn, outputs: Path) -> str:
     """A finished picture or film with its caption and scores, to be looked at and kept."""
     picture = one.picture
     image, film = picture.folder / "images" / f"seed{picture.seed}.png", picture.folder / "film.mp4"
-    source, page = address(image, outputs), address(picture.folder / "report.html", outputs)
+    report = picture.folder / "report.html"
+    source, page = address(image, outputs), address(report if report.exists() else image, outputs)
     kept = film if film.exists() else image
     name = html.escape(f"{picture.label}-seed{picture.seed}{kept.suffix}", quote=True)
     caption, said = html.escape(picture.caption), html.escape(one.setting)

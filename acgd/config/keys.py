@@ -144,7 +144,7 @@ TABLE: dict[str, Kind] = {
     "force": YES,
     "fail_fast": YES,
     "optimize": or_null(text("a score, as judge.similarity")),
-    "report": YES,
+    "report": Kind("auto, true or false", lambda value: value == "auto" or isinstance(value, bool)),
     "device": text("auto, cpu, mps, cuda or cuda:0", r"auto|cpu|mps|cuda(:\d{1,3})?"),
     "precision": choice("auto", "fp32", "bf16", "fp16"),
     "debug": YES,

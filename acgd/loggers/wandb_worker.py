@@ -14,12 +14,14 @@ import json
 import os
 import sys
 import tempfile
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Literal
 
 from acgd.atomic_files import write
-from acgd.errors import one_line
+from acgd.errors import UserError, one_line
 from acgd.media import texts
+from acgd.media.find import resolve
 from acgd.runs import folder as folders
 from acgd.runs.folder import CAPTIONS
 
@@ -158,7 +160,9 @@ def image_name(path: Path) -> str:
 def sound_of(folder: Path, config: dict) -> Path | None:
     """The sound as the page plays it, cut to what was heard, else the prompt's own file."""
     path = (config.get("prompt") or {}).get("path")
-    places = [folder / "report" / "sound.mp3", Path(str(path))] if path else []
+    places = [folder / "report" / "sound.mp3"] if path else []
+    with suppress(UserError):  # a demo sound of another version
+        places += [resolve(str(path))] if path else []
     return next((p for p in places if p.is_file() and p.stat().st_size <= LARGEST_SOUND), None)
 
 

@@ -37,8 +37,13 @@ class Job:
         self.left: set[Path] = set()  # folders of samples that are still to come
 
     def expand(self, cfg: Any) -> list[Run]:
-        """The runs of its config; in W&B they are grouped by the sweep, if nothing else is said."""
+        """The runs of its config; in W&B they are grouped by the sweep, if nothing else is said.
+
+        Of report=auto a sweep's runs have no pages: the sweep's shows them all.
+        """
         cfg = resolve(cfg)
+        if cfg["report"] == "auto":
+            cfg = {**cfg, "report": False}
         if cfg["logger"].get("group", "") is None:
             cfg = {**cfg, "logger": {**cfg["logger"], "group": self.folder.parent.name}}
         return expand(cfg)
