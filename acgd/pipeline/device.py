@@ -76,7 +76,8 @@ def repeat_exactly(precision: str) -> None:
     torch.backends.cudnn.allow_tf32 = precision != "float32"
     torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark = True, False
     torch.use_deterministic_algorithms(True, warn_only=True)
-    torch.utils.deterministic.fill_uninitialized_memory = False  # all of it is written
+    # all of it is written anyway; mypy does not see the attribute
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
 
 
 def computes_bf16() -> bool:
