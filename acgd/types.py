@@ -26,6 +26,7 @@ class Target:
     weight: float
     kind: str  # "audio", "text", "image", or "heard": labels that a sound brings to mind
     label: str
+    described: bool = False  # a describer's words for a sound
 
 
 class Encoder(Protocol):

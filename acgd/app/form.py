@@ -55,12 +55,11 @@ def prompt() -> dict[str, Any]:
             elem_id="sound"),
         "demo": gr.Dropdown(demos, value="", label="or a demo sound", elem_id="demo"),
         "text": gr.Textbox(label="Words", placeholder="a guitar", max_length=400, elem_id="words"),
-        "thing": gr.Dropdown(sorted(vocabulary.known()), value=None, elem_id="thing",
-            label="or a thing that the small model draws"),
     }  # fmt: skip
-    asked["thing"].select(lambda thing: (thing, None), asked["thing"],
-        [asked["text"], asked["thing"]], queue=False, show_progress="hidden",
-        api_visibility="private")  # fmt: skip
+    thing = gr.Dropdown(sorted(vocabulary.known()), value=None, elem_id="thing",
+        label="or a thing that the small model draws")  # fmt: skip
+    thing.select(lambda name: (name, None), thing, [asked["text"], thing], queue=False,
+        show_progress="hidden", api_visibility="private")  # fmt: skip
     return asked
 
 

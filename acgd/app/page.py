@@ -126,7 +126,7 @@ class Page:
             if self.remote:
                 words.refuse_paths(words.typed(more))
             kept = words.Kept(sound, self.outputs) if sound else None
-            given = words.to_draw(kept and kept.name, text, by_name, more, self.outputs)
+            given = words.to_draw(kept.name if kept else None, text, by_name, more, self.outputs)
         except (UserError, OSError) as error:
             yield views.line(str(error), "wrong"), gr.skip(), gr.skip()
             return

@@ -7,13 +7,14 @@ from torch import Tensor, nn
 
 from acgd.diffusion.interfaces import Prediction
 from acgd.diffusion.process import Diffusion
+from acgd.diffusion.scheduled import Scheduled
 from acgd.errors import UserError
 
 
 class Denoiser:
     """One meaning for every network: (x (B,3,H,W), t (B,)) -> Prediction(x0, eps, log_var).
 
-    `predicts`: what the network's first channels are: "eps", "x0" or "v". `cond` (B,D): an
+    `predicts`: what the network's first channels are: "eps", "x0", "v" or "flow". `cond` (B,D): an
     embedding per sample, used where `cfg_scale` is not 0: 1 is conditional only, others go from
     the unconditional prediction through the conditional one and beyond (classifier-free guidance,
     Ho & Salimans 2022, 2207.12598), both in one batched call; a number, or (B,1,1,1).
@@ -30,8 +31,8 @@ class Denoiser:
         clip_denoised: bool = False,
         y: Tensor | None = None,
     ):
-        if predicts not in ("eps", "x0", "v"):
-            raise UserError(f"unknown prediction {predicts!r}: choose from eps, x0, v")
+        if predicts not in ("eps", "x0", "v", "flow"):
+            raise UserError(f"unknown prediction {predicts!r}: choose from eps, x0, v, flow")
         self.strength = {float(value) for value in torch.as_tensor(cfg_scale).flatten()}
         if self.strength != {0.0} and cond is None:
             raise UserError("guidance.cfg_scale needs a condition: a model without one takes 0")
@@ -78,6 +79,9 @@ class Denoiser:
         d = self.diffusion
         if self.predicts == "v":
             x0, eps = d.from_v(x, t, out)
+        elif self.predicts == "flow":
+            assert isinstance(d, Scheduled)  # no other process has flows
+            x0, eps = d.from_flow(x, t, out)
         elif self.predicts == "eps":
             x0, eps = d.x0_from_eps(x, t, out), out
         else:

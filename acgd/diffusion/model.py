@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from acgd.checkpoints import load as checkpoints
@@ -15,6 +16,7 @@ from acgd.diffusion.process import Diffusion
 from acgd.errors import UserError
 from acgd.models.autoencoder import Autoencoder
 from acgd.models.unet import UNet
+from acgd.types import Target
 
 M = TypeVar("M", bound=nn.Module)
 
@@ -107,6 +109,23 @@ class PictureModel:
         if self.autoencoder is None:
             return pixels
         return (self.autoencoder.encode(pixels) - self.shift) * self.scale
+
+    def decoder(self, kind: str) -> Callable[[Tensor], Tensor]:
+        """The way to pixels that guidance and previews take: this model has one."""
+        if kind != "full":
+            raise UserError(f"guidance.decoder={kind}: this model has one decoder, full")
+        return self.decode
+
+    def condition(
+        self, targets: Sequence[Sequence[Target]], templates: Sequence[str | None], device: str
+    ) -> Tensor:
+        """(B, cond_dim): each sample's targets as one direction, for the network's own input.
+
+        An ensemble's embedding begins with the first member's, which is the model's part.
+        """
+        rows = [[one.embed[: self.cond_dim] * one.weight for one in row] for row in targets]
+        means = [sum(parts[1:], parts[0]) for parts in rows]
+        return F.normalize(torch.stack(means).float(), dim=-1).to(device)
 
     def diffusion(self, respacing: str | int) -> Diffusion:
         """The process with only the steps that a sampler takes."""

@@ -122,11 +122,22 @@ class Diffusion:
         kept = np.cumprod(1 - SCHEDULES[schedule](steps))[self.timestep_map]
         self._fill_tables(1 - kept / np.append(1.0, kept[:-1]))
 
-    def _fill_tables(self, betas: np.ndarray) -> None:
-        abar = np.cumprod(1 - betas)
+    def fill_from(self, abar: np.ndarray, final: float = 1.0) -> None:
+        """The tables of these abar (n,), cleanest first; `final`: abar after the last step.
+
+        abar may be 0 where the process begins: tables that divide by it are infinite there, and
+        what a network says of v or of a flow is read without them.
+        """
+        with np.errstate(divide="ignore", invalid="ignore"):
+            self._fill_tables(1 - abar / np.append(final, abar[:-1]), abar, final)
+
+    def _fill_tables(
+        self, betas: np.ndarray, abar: np.ndarray | None = None, final: float = 1.0
+    ) -> None:
+        abar = np.cumprod(1 - betas) if abar is None else abar
         self.betas, self.num_timesteps = betas, len(betas)
         self.alphas_cumprod = abar
-        self.alphas_cumprod_prev = np.append(1.0, abar[:-1])
+        self.alphas_cumprod_prev = np.append(final, abar[:-1])
         self.alphas_cumprod_next = np.append(abar[1:], 0.0)
         self.sqrt_alphas_cumprod = np.sqrt(abar)
         self.sqrt_one_minus_alphas_cumprod = np.sqrt(1 - abar)

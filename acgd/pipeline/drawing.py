@@ -107,7 +107,7 @@ def keep(batch: list[Sample], step: Step, count: int, total: int, models: Models
     every = cfg["preview_every"]
     if count < total and not (every and count % every == 0):
         return
-    pixels = to_bytes(models.model.decode(step.x0))
+    pixels = to_bytes(models.model.decoder(cfg["guidance"].get("decoder", "full"))(step.x0))
     for i, one in alive:
         one.record.flush()
         preview = pixels[i].permute(1, 2, 0).numpy()

@@ -200,7 +200,7 @@ def paint(batch: list[Sample], models: Models) -> bool:
     meter, resume_from = Meter(models.device), snapshot.find(batch)
     for sample in batch:
         sample.record.start([other.run.folder for other in batch])
-        scale = sample.run.cfg["guidance"].get("cfg_scale") if models.model.cond_dim else 0
+        scale = sample.run.cfg["guidance"].get("cfg_scale") if models.model.cond_dim != 0 else 0
         where = f"{models.device}, {models.precision}, cfg_scale {scale or 0:g}"
         sample.record.log(f"{where}, batch of {len(batch)}")
         made_with = environment.describe(sample.run.cfg, models.device, models.precision)

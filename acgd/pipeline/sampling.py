@@ -9,10 +9,9 @@ B: samples in the batch. x is (B, *model.shape), pixels in [-1, 1] or latents; u
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from acgd.diffusion.interfaces import Sampler, Step
@@ -59,10 +58,10 @@ def sample(
     model, batch = models.model, len(settings.seeds)
     diffusion = model.diffusion(models.sampler.steps)
     scale: float | Tensor = 0.0
-    cond = None
-    if model.cond_dim and any(settings.cfg_scale):
+    cond: Any = None
+    if model.cond_dim is None or (model.cond_dim and any(settings.cfg_scale)):
         scale = read_settings.scale(settings.cfg_scale, models.device)
-        cond = condition(targets, model.cond_dim, models.device)
+        cond = model.condition(targets, settings.templates, models.device)
     classes = model.classes(settings.seeds, settings.class_id)
     if classes is None and settings.class_id is not None:
         raise UserError(f"class_id={settings.class_id}: this model has no classes; class_id=null")
@@ -75,7 +74,11 @@ def sample(
     guide = None
     if settings.guided:
         provided = {"encoder": models.encoder, "targets": targets, "init_image": init}
-        provided |= {"diffusion": diffusion, "noise": noise, "decode": model.decode}
+        provided |= {
+            "diffusion": diffusion,
+            "noise": noise,
+            "decode": model.decoder(settings.decoder),
+        }
         guide = read_settings.guide(settings.guidance, settings.weights, **provided)
     start, history = settings.skip_steps, list[Tensor]()
     if resume_from is not None:
@@ -88,16 +91,6 @@ def sample(
 def count_steps(models: Models, settings: Settings) -> int:
     """How many steps `sample` takes from its beginning."""
     return models.model.diffusion(models.sampler.steps).num_timesteps - settings.skip_steps
-
-
-def condition(targets: Sequence[Sequence[Target]], dim: int, device: str) -> Tensor:
-    """(B, dim): each sample's targets as one direction, for the network's own input.
-
-    An ensemble's embedding begins with the first member's, which is the model's part.
-    """
-    rows = [[target.embed[:dim] * target.weight for target in row] for row in targets]
-    means = [sum(parts[1:], parts[0]) for parts in rows]
-    return F.normalize(torch.stack(means).float(), dim=-1).to(device)
 
 
 def to_bytes(x: Tensor) -> Tensor:

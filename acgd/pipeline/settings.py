@@ -20,7 +20,11 @@ from acgd.diffusion.noise import Noise
 from acgd.errors import UserError
 from acgd.media import preprocess
 
-NOT_GUIDANCE = ("losses", "cfg_scale")  # keys of the guidance config that Guidance does not take
+NOT_GUIDANCE = (
+    "losses",
+    "cfg_scale",
+    "decoder",
+)  # keys of the guidance config that Guidance does not take
 
 
 @dataclass(frozen=True)
@@ -35,6 +39,8 @@ class Settings:
     init_image: Image.Image | None = None
     class_id: int | None = None
     shared_noise: bool = False
+    templates: Sequence[str | None] = ()  # of each sample's words, for networks told in words
+    decoder: str = "full"  # what guidance and previews see latents through
     ends_with: str = "sample"  # "x0": the picture is the last prediction
 
     @property
@@ -67,6 +73,8 @@ def read(cfgs: Sequence[dict], init_image: Image.Image | None = None) -> Setting
         init_image=init_image,
         class_id=shared["class_id"],
         shared_noise=shared["shared_noise"],
+        templates=[cfg["prompt"].get("template") for cfg in cfgs],
+        decoder=options[0].get("decoder", "full"),
         ends_with=shared["picture"],
     )
 

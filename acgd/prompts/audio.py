@@ -29,7 +29,9 @@ class AudioPrompt:
         duration: float = 10.0,
         weight: float = 1.0,
         pick: str = "start",
+        template: str | None = None,
     ):
+        self.template = template  # as TextPrompt's
         files = audio.find(path)
         if len(files) > 1:
             raise UserError(f"prompt.path={path}: one sound at a time here, not {len(files)}")

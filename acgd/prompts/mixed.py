@@ -32,7 +32,9 @@ class MixedPrompt:
         duration: float = 10.0,
         notebook_parsing: bool = False,
         pick: str = "start",
+        template: str | None = None,
     ):
+        self.template = template  # as TextPrompt's
         self.text_share = fraction(text_share, "prompt.text_share")
         self.audio = AudioPrompt(path, offset, duration, pick=pick)
         self.text = TextPrompt(text, notebook_parsing)

@@ -22,10 +22,17 @@ class TextPrompt:
     """One text, or several with weights that are divided by the absolute value of their sum.
 
     So a lone "rain:-1" keeps its sign and pushes away, and "dog:3" alone equals "dog". With
-    `notebook_parsing` prompts are cut as the notebook cuts them, at any last colon.
+    `notebook_parsing` prompts are cut as the notebook cuts them, at any last colon. template: how
+    a network that is told in words is told (acgd.diffusion.diffusers_model.phrase).
     """
 
-    def __init__(self, text: str | Sequence[str], notebook_parsing: bool = False):
+    def __init__(
+        self,
+        text: str | Sequence[str],
+        notebook_parsing: bool = False,
+        template: str | None = None,
+    ):
+        self.template = template
         several = isinstance(text, Sequence) and not isinstance(text, str)
         parse = parse_as_notebook if notebook_parsing else parse_weight
         self.texts, weights = [], []
@@ -73,7 +80,7 @@ def join(
     if not isinstance(share, Sequence):
         share = [fraction(share, "describer.share") / len(words)] * len(words)
     rest = 1 - min(math.fsum(share), 1.0)
-    new = targets(encoder, words, share)
+    new = [replace(one, described=True) for one in targets(encoder, words, share)]
     old = [replace(target, weight=target.weight * rest) for target in prompts]
     return [target for target in old + new if target.weight]
 

@@ -157,8 +157,11 @@ def essence(cfg: Any) -> dict:
         node.pop(last, None)
     if not is_film(kept):
         kept.pop("film", None)  # of a picture they say nothing
-    if kept.get("prompt", {}).get("pick") == "start":
-        kept["prompt"].pop("pick")  # as it was before there was a choice
+    for key, usual in (("prompt.pick", "start"), ("prompt.template", None),
+                       ("guidance.decoder", "full")):  # fmt: skip
+        group, name = key.split(".")
+        if name in (kept.get(group) or {}) and kept[group][name] == usual:
+            kept[group].pop(name)  # as it was before there was a choice
     return kept
 
 

@@ -57,7 +57,8 @@ class DPMSolverPP:
 
 def _weights(diffusion: Diffusion) -> tuple[np.ndarray, np.ndarray]:
     """sigma_{t-1} / sigma_t, and -alpha_{t-1} (exp(-h) - 1) written without logarithms."""
-    abar, prev = diffusion.alphas_cumprod, diffusion.alphas_cumprod_prev
+    abar, prev = diffusion.alphas_cumprod, diffusion.alphas_cumprod_prev.copy()
+    prev[0] = 1.0  # to x0, also where a process stops a little before it
     keep = np.sqrt((1 - prev) / (1 - abar))
     return keep, np.sqrt(prev) - np.sqrt(abar) * keep
 
@@ -65,7 +66,8 @@ def _weights(diffusion: Diffusion) -> tuple[np.ndarray, np.ndarray]:
 def _ahead(diffusion: Diffusion, limit: float | None) -> np.ndarray:
     """h / (2 h_last) for each t; not used, and 0, at the first and last step of the process."""
     abar = diffusion.alphas_cumprod
-    h = -np.diff(0.5 * np.log(abar / (1 - abar)))  # h[i]: from t = i + 1 to i
+    with np.errstate(divide="ignore"):  # abar may begin at 0: a step without an end
+        h = -np.diff(0.5 * np.log(abar / (1 - abar)))  # h[i]: from t = i + 1 to i
     ahead = np.zeros_like(abar)
     ahead[1:-1] = h[:-1] / (2 * h[1:])
     return ahead if limit is None else np.minimum(ahead, limit)
