@@ -199,7 +199,7 @@ def builds_with_weights_or_says_where_they_go(group, name, node, weights):
     if name in ("openclip", "siglip"):  # which fetch their weights themselves
         return
     if name == "diffusers":
-        with pytest.raises(UserError, match="no diffusers pipeline that is here|pip install"):
+        with pytest.raises(UserError, match=r"no diffusers pipeline that is here|pip install"):
             build(node)
         return
     if name == "clap":
