@@ -178,12 +178,21 @@ def test_a_killed_film_goes_on_with_the_same_bytes(film, tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("more", [["film.mode=cut"], ["film.mode=init", "film.kept=0.5"],
-                                  ["film.mode=cut", "film.pulse=1"]])  # fmt: skip
+                                  ["film.mode=cut", "film.pulse=1", "film.pulse_on=clip"]])  # fmt: skip
 def test_other_ways_to_film(film, more):
     (run,) = film(*more)
     runner.render([run])
     ways = {row["way"] for row in rows(run.folder / "frames.csv")}
     assert ways == {"0.0000"} and (run.folder / "film.mp4").stat().st_size > 1000
+
+
+def test_the_pulse_drives_the_strength_that_was_chosen(film):
+    (run,) = film("film.pulse=1", "film.pulse_on=clip", "guidance.clip=200")
+    loud, quiet = (frames.pulsed(run.cfg, level, 1, "clip") for level in (frames.LEVELS - 1, 0))
+    assert (loud["guidance"]["clip"], quiet["guidance"]["clip"]) == (400, 200)
+    assert loud["guidance"]["cfg_scale"] == run.cfg["guidance"]["cfg_scale"]
+    (other,) = film("film.pulse=1", "guidance.clip=200")
+    assert other.signature != run.signature
 
 
 def test_a_stretch_between_two_frames_is_in_the_timeline_alone(film):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -20,7 +21,9 @@ def told(checkpoint: str, what: str, fetch: str) -> Iterator[None]:
     with torch.device("cpu"):  # torch notes its constructors when a device is first chosen like
         torch.empty(0)  # this, once; transformers has another linspace in place while it loads
     try:
-        yield
+        with warnings.catch_warnings():  # what these libraries say to those who build on them
+            warnings.simplefilter("ignore")
+            yield
     except (OSError, ValueError, ImportError, RuntimeError) as error:
         why = first_words(error, 300).partition(". ")[0]  # what follows guesses at reasons
         raise torchvision_apart(error) or UserError(

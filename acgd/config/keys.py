@@ -158,6 +158,7 @@ TABLE: dict[str, Kind] = {
     "film.morph": number(0, 60),
     "film.kept": number(0, 0.95),
     "film.pulse": number(0, 10),
+    "film.pulse_on": choice("cfg_scale", "clip"),
     # model
     "model.checkpoint": FILE,
     "model.checkpoint_key": or_null(TEXT),

@@ -158,7 +158,7 @@ def essence(cfg: Any) -> dict:
     if not is_film(kept):
         kept.pop("film", None)  # of a picture they say nothing
     for key, usual in (("prompt.pick", "start"), ("prompt.template", None),
-                       ("guidance.decoder", "full")):  # fmt: skip
+                       ("guidance.decoder", "full"), ("film.pulse_on", "cfg_scale")):  # fmt: skip
         group, name = key.split(".")
         if name in (kept.get(group) or {}) and kept[group][name] == usual:
             kept[group].pop(name)  # as it was before there was a choice

@@ -116,7 +116,7 @@ def pictures(
 ) -> np.ndarray:
     """(n, H, W, 3) uint8 of one batch, all of the film's seed."""
     film = cfg["film"]
-    cfgs = [pulsed(cfg, look.level, film["pulse"]) for look in looks]
+    cfgs = [pulsed(cfg, look.level, film["pulse"], film["pulse_on"]) for look in looks]
     chosen = read_settings.read(cfgs)
     if before is not None:
         steps = models.model.diffusion(models.sampler.steps).num_timesteps
@@ -130,11 +130,11 @@ def pictures(
     return to_bytes(pixels).permute(0, 2, 3, 1).numpy()
 
 
-def pulsed(cfg: dict, level: int, pulse: float) -> dict:
-    """The config with its condition stronger by `pulse` where the sound is loudest."""
-    scale = cfg["guidance"].get("cfg_scale") or 0
-    guidance = {**cfg["guidance"], "cfg_scale": scale * (1 + pulse * level / (LEVELS - 1))}
-    return {**cfg, "guidance": guidance}
+def pulsed(cfg: dict, level: int, pulse: float, strength: str) -> dict:
+    """The config with a strength of its guidance greater by `pulse` where the sound is loudest."""
+    usual = cfg["guidance"].get(strength) or 0
+    stronger = usual * (1 + pulse * level / (LEVELS - 1))
+    return {**cfg, "guidance": {**cfg["guidance"], strength: stronger}}
 
 
 def png(pixels: np.ndarray) -> bytes:
