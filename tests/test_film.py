@@ -177,8 +177,14 @@ def test_a_killed_film_goes_on_with_the_same_bytes(film, tmp_path, monkeypatch):
         assert path.read_bytes() == (parts.folder / "frames" / path.name).read_bytes()
 
 
-@pytest.mark.parametrize("more", [["film.mode=cut"], ["film.mode=init", "film.kept=0.5"],
-                                  ["film.mode=cut", "film.pulse=1", "film.pulse_on=clip"]])  # fmt: skip
+@pytest.mark.parametrize(
+    "more",
+    [
+        ["film.mode=cut"],
+        ["film.mode=init", "film.kept=0.5"],
+        ["film.pulse=1", "film.pulse_on=clip", "film.mode=cut"],
+    ],
+)
 def test_other_ways_to_film(film, more):
     (run,) = film(*more)
     runner.render([run])
