@@ -122,7 +122,7 @@ STEPS = Kind(
 
 TABLE: dict[str, Kind] = {
     "seed": Kind("a whole number from 0 on, or a list of them", or_list(whole(0, 2**63 - 1)).fits),
-    "batch_size": whole(1),
+    "batch_size": any_of(choice("auto"), whole(1)),
     "init_image": or_null(FILE),
     "skip_steps": whole(0),
     "class_id": or_null(whole(0, 999)),
@@ -193,6 +193,7 @@ TABLE: dict[str, Kind] = {
     "model.ip_scale": number(-100, 100),
     "model.tiny_decoder": or_null(FILE),
     "model.tiling": YES,
+    "model.use_checkpoint": YES,
     # encoder, and judge
     "encoder.checkpoint": FILE,
     "encoder.checkpoint_key": or_null(TEXT),

@@ -37,7 +37,8 @@ class DiffusersModel:
     picture embeddings, 0 to 999. bridge: from the encoder's space to the one of the model's picture
     embeddings, see scripts/fit_bridge.py. ip_adapter: weights of an IP-Adapter that takes plain
     embeddings; ip_scale: how much its picture counts. tiny_decoder: a folder of an AutoencoderTiny
-    for guidance.decoder=tiny. tiling: decode in tiles, which takes less memory.
+    for guidance.decoder=tiny. tiling: decode in tiles, which takes less memory. use_checkpoint:
+    compute again on the way back what would be kept for it.
     Raises UserError for a pipeline of another kind, and for what is absent or damaged.
     """
 
@@ -58,6 +59,7 @@ class DiffusersModel:
         ip_scale: float = 1.0,
         tiny_decoder: str | None = None,
         tiling: bool = False,
+        use_checkpoint: bool = False,
     ):
         self.device, dtype = torch.device(device), getattr(torch, precision)
         self.pipe = pipeline(checkpoint, dtype, download)
@@ -69,9 +71,7 @@ class DiffusersModel:
             take_adapter(network, ip_adapter, ip_scale)
         self.unet.to(self.device).eval().requires_grad_(False)
         self.vae: Any = self.pipe.vae.eval().requires_grad_(False)
-        self.vae.to(self.device, torch.float32 if self.vae.config.get("force_upcast") else dtype)
-        if tiling:
-            self.vae.enable_tiling()
+        self.vae.to(self.device, pixels_dtype(type(self.pipe).__name__, self.vae.config, dtype))
         self.negative_prompt, self.noise_level = negative_prompt, noise_level
         self.takes_adapter = ip_adapter is not None
         self.bridge = Bridge(bridge, self.device) if bridge is not None else None
@@ -80,6 +80,7 @@ class DiffusersModel:
         if self.image_size % factor:
             raise UserError(f"model.size={size}: must be a multiple of {factor}")
         side = self.image_size // factor
+        save_memory(network, self.vae, side, tiling, use_checkpoint)
         self.shape = (int(self.vae.config.latent_channels), side, side)
         self.scheduler = dict(self.pipe.scheduler.config) | {
             "_class_name": type(self.pipe.scheduler).__name__
@@ -244,6 +245,32 @@ def pipeline(checkpoint: str, dtype: torch.dtype, download: bool) -> Any:
                     f"checkpoint={checkpoint}: {name} holds numbers that are none (NaN)"
                 )
     return pipe
+
+
+def pixels_dtype(pipe: str, config: Any, dtype: torch.dtype) -> torch.dtype:
+    """What an autoencoder computes in: Stable Diffusion XL's first one overflows float16.
+
+    Every config says `force_upcast`, by default; only XL's pipelines ask for it.
+    """
+    overflows = "XL" in pipe and dtype == torch.float16 and config.get("force_upcast")
+    return torch.float32 if overflows else dtype
+
+
+def save_memory(network: Any, vae: Any, side: int, tiling: bool, use_checkpoint: bool) -> None:
+    """Let a network, and an autoencoder of latents of this side, take less memory.
+
+    Pictures are always decoded one by one. A tile is at most half the picture wide: the
+    autoencoder's own is as large as what it was trained on, most often all of it.
+    """
+    vae.enable_slicing()
+    if tiling:
+        vae.enable_tiling()
+        vae.tile_latent_min_size = min(vae.tile_latent_min_size, -(-side // 2))
+        factor = 2 ** (len(vae.config.block_out_channels) - 1)
+        vae.tile_sample_min_size = vae.tile_latent_min_size * factor
+    if use_checkpoint:
+        network.enable_gradient_checkpointing()
+        vae.enable_gradient_checkpointing()
 
 
 def take_adapter(network: Any, path: str, scale: float) -> None:

@@ -55,10 +55,10 @@ def batch_key(cfg: dict) -> str:
     return json.dumps(shared | {"guidance": guidance}, sort_keys=True)
 
 
-def batches(group: list[Sample], cfg: dict) -> Iterator[list[Sample]]:
-    """Those of a group's batches that are this process's to make, see `turns`."""
+def batches(group: list[Sample], cfg: dict, size: int) -> Iterator[list[Sample]]:
+    """Those of a group's batches of `size` that are this process's to make, see `turns`."""
     alone = cfg["shared_noise"] or is_film(cfg)  # a film is a batch by itself
-    return turns(group, 1 if alone else cfg["batch_size"])
+    return turns(group, 1 if alone else size)
 
 
 class HeldUp(UserError):

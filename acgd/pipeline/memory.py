@@ -10,14 +10,13 @@ from __future__ import annotations
 import inspect
 import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import suppress
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
 
 from acgd.checkpoints import load as checkpoints
 from acgd.checkpoints.registry import gigabytes
@@ -26,11 +25,15 @@ from acgd.encoders.clip import IMAGE_FROM, precision_dtype
 from acgd.errors import UserError
 from acgd.models.clip import CLIP, halve_, sizes
 from acgd.models.unet import UNet
+from acgd.pipeline import pipelines
+from acgd.pipeline.counting import kept_bytes, stored
 
 LARGE = 300_000_000  # bytes on disk; smaller models run without a word
 HEAP = 1.4  # what glibc holds, for what lives in it: 8.1 GB at full size where 5.9 were counted
 PROCESS = 0.5e9  # bytes that Python, torch and the small models take on a CPU
 MARGIN = 1.15  # measured over counted activations
+BATCHES = (32, 16, 8, 4, 2, 1)  # what batch_size=auto chooses from for large models
+SMALL_BATCH = 8  # and what it is for small ones, which 32 make no faster
 
 
 def check(cfg: dict, device: str, precision: str) -> None:
@@ -54,8 +57,27 @@ def check(cfg: dict, device: str, precision: str) -> None:
     raise UserError(f"this run needs {line}: take a smaller model, model=openai_64_classes or tiny")
 
 
+def batch_size(cfg: dict, device: str, precision: str) -> int:
+    """What batch_size=auto is: for large models the largest whose estimate fits, else 1."""
+    if size_on_disk(cfg) < LARGE:
+        return SMALL_BATCH
+    free = free_memory(device)
+    fitting = (
+        size
+        for size in BATCHES
+        if free is None or memory({**cfg, "batch_size": size}, device, precision) <= free
+    )
+    return next(fitting, 1)
+
+
 def is_large(cfg: dict) -> bool:
-    """Whether the picture model's file is one that arithmetic, not calls, takes the time of."""
+    """Whether the picture model's file is one that arithmetic, not calls, takes the time of.
+
+    A pipeline that is yet to be fetched is taken for one.
+    """
+    node = cfg["model"]
+    if pipelines.is_one(node) and pipelines.folder(node["checkpoint"]) is None:
+        return True
     return size_on_disk(cfg, ("model",)) >= LARGE
 
 
@@ -66,7 +88,9 @@ def size_on_disk(cfg: dict, groups: tuple[str, ...] = MODELS) -> int:
 
 def files(node: Any, key: str = "") -> Iterator[Path]:
     """The weights files that a config names and that are here, at any depth."""
-    if isinstance(node, dict):
+    if pipelines.is_one(node):
+        yield from pipelines.files(node["checkpoint"])
+    elif isinstance(node, dict):
         for name, value in node.items():
             yield from files(value, str(name))
     elif isinstance(node, str) and key in ("checkpoint", "image_from"):
@@ -79,12 +103,16 @@ def alternatives(cfg: dict, device: str, precision: str) -> Iterator[tuple[list[
     said: list[str] = []
     changed = {**cfg, **{group: dict(cfg[group]) for group in ("guidance", "model")}}
     half = "bf16" if device == "cpu" else "fp16"
+    pipeline = pipelines.is_one(cfg["model"])
+    checkpoint = "model.use_checkpoint" if pipeline else "+model.use_checkpoint"
+    latent = [("model.tiling", True), ("guidance.decoder", "linear")] if pipeline else []
     for key, value in (
         ("batch_size", 1),
         ("guidance.cutout_chunk", 4),
         ("guidance.cutout_chunk", 1),
         ("precision", half),
-        ("+model.use_checkpoint", True),  # the UNet's way there once more on its way back
+        (checkpoint, True),  # the network's way there once more on its way back
+        *latent,
         ("guidance.through_unet", False),
     ):
         group, _, name = key.removeprefix("+").rpartition(".")
@@ -102,21 +130,28 @@ def alternatives(cfg: dict, device: str, precision: str) -> Iterator[tuple[list[
 
 def memory(cfg: dict, device: str, precision: str) -> float:
     """Bytes on the device at the peak of a step."""
-    guidance, batch = cfg["guidance"], cfg["batch_size"]
-    unet, kept, passing = unet_bytes(frozen(cfg["model"]), precision)
-    weights = float(unet)
-    activations = (kept if guidance["through_unet"] else passing) * batch
+    guidance, batch, cuda = cfg["guidance"], cfg["batch_size"], device.startswith("cuda")
     cutouts = min(guidance.get("cutout_chunk") or guidance["num_cutouts"], guidance["num_cutouts"])
     views = [tower_bytes(frozen(node), precision) for node in members(cfg["encoder"])]
-    activations += max((kept for _, _, kept in views), default=0) * cutouts * batch
-    if device.startswith("cuda"):  # the other towers wait on the CPU, see CLIPEncoder.park
+    looking = max((kept for _, _, kept in views), default=0) * cutouts * batch
+    if pipelines.is_one(cfg["model"]):
+        options = guidance.get("decoder", "full"), guidance["through_unet"]
+        own = pipelines.needs(frozen(cfg["model"]), precision, *options)
+        weights = float(own.network + own.vae + (0 if cuda else own.texts))
+        activations = own.activations(guidance.get("cfg_scale"), batch, looking)
+        if cuda:  # they come to the device before the first step, and leave it
+            activations = max(activations, own.texts / MARGIN)
+    else:
+        unet, kept, passing = unet_bytes(frozen(cfg["model"]), precision)
+        weights = float(unet)
+        activations = (kept if guidance["through_unet"] else passing) * batch + looking
+    if cuda:  # the other towers wait on the CPU, see CLIPEncoder.park
         weights += sum(tower for tower, _, _ in views)
     else:
         weights += PROCESS + sum(whole for _, whole, _ in views)
     for group in ("judge", "describer", "captioner"):
         weights += sum(2 * path.stat().st_size for path in files(cfg.get(group)))  # half on disk
-    heap = 1.0 if device.startswith("cuda") else HEAP
-    return heap * (weights + MARGIN * activations)
+    return (1.0 if cuda else HEAP) * (weights + MARGIN * activations)
 
 
 def members(node: dict) -> list[dict]:
@@ -178,27 +213,6 @@ def tower_bytes(node: tuple, precision: str) -> tuple[int, int, int]:
     side = model.image_resolution
     x = torch.empty(1, 3, side, side, device="meta", dtype=model.dtype)
     return stored(model.visual), whole, kept_bytes(model.visual, model.visual, x)
-
-
-def stored(module: nn.Module) -> int:
-    return sum(tensor.nbytes for tensor in module.state_dict().values())
-
-
-def kept_bytes(module: nn.Module, run: Callable[[Tensor], Tensor], x: Tensor) -> int:
-    """What autograd keeps of run(x) beside the module's own tensors, each storage once."""
-    storages = {t.untyped_storage()._cdata for t in module.state_dict().values()}
-    kept: dict[int, int] = {}
-
-    def pack(tensor: Tensor) -> Tensor:
-        storage = tensor.untyped_storage()
-        if storage._cdata not in storages:
-            kept[storage._cdata] = storage.nbytes()
-        return tensor
-
-    with torch.enable_grad(), torch.autograd.graph.saved_tensors_hooks(pack, lambda t: t):
-        out = run(x.requires_grad_())
-    del out
-    return sum(kept.values())
 
 
 def free_memory(device: str) -> float | None:

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from typing import Any
 
 from acgd.config.instantiate import build
+from acgd.config.keys import MODELS
 from acgd.diffusion.interfaces import Sampler
 from acgd.diffusion.model import PictureModel
 from acgd.encoders import zero_shot
@@ -78,6 +79,15 @@ class Models:
             node = cfg[group]
             return cache.get(group, key(node, where), lambda: make(node, **models, **where))
 
+        self.batch_size: int = cfg["batch_size"]
+        if cfg["batch_size"] == "auto":  # chosen once, while the models' memory is still free
+            counted = {name: cfg[name] for name in (*MODELS, "guidance")}
+            self.batch_size = cache.get(
+                "batch_size",
+                key(counted, where),
+                lambda: memory.batch_size(cfg, self.device, self.precision),
+            )
+            cfg = {**cfg, "batch_size": self.batch_size}
         if not cache.holds("model", key(cfg["model"], where)):
             memory.check(cfg, self.device, self.precision)
         self.model: PictureModel = once("model")

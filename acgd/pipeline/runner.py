@@ -147,7 +147,7 @@ def paint_all(group: list[Sample], begun: Begun) -> Iterator[Sample]:
     logger = build(cfg["logger"])
     logger.begin()
     models = guarded(group, lambda: Models(cfg))
-    for batch in batches(group, cfg) if models else [group]:
+    for batch in batches(group, cfg, models.batch_size) if models else [group]:
         if models and not batch[0].made_before:
             attempt(batch, models, heard_before, begun)
         logger.tell([s.run.folder for s in batch if s.error or s.picture])

@@ -89,7 +89,7 @@ def draw(
 ) -> Iterator[int]:
     """Draw each of these different looks into folder/0000.png and so on; yields how many are
     there, batch by batch. What is there already is left: batches are the same each time."""
-    size, film = cfg["batch_size"], cfg["film"]
+    size, film = models.batch_size, cfg["film"]
     folder.mkdir(parents=True, exist_ok=True)
     before: Image.Image | None = None
     size = 1 if film["mode"] == "init" else size
