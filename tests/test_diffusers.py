@@ -13,14 +13,17 @@ import numpy as np
 import pytest
 import tiny_pipelines
 import torch
+import yaml
 from conftest import compose
 from PIL import Image
 
-from acgd.diffusion.diffusers_model import DiffusersModel
+from acgd.diffusion.diffusers_model import DiffusersModel, likeliest, phrase
 from acgd.diffusion.noise import Noise
 from acgd.diffusion.samplers.ddim import DDIM
 from acgd.diffusion.samplers.dpmpp import DPMSolverPP
 from acgd.diffusion.samplers.lcm import LCM
+from acgd.errors import UserError
+from acgd.paths import CONF
 from acgd.pipeline import runner
 from acgd.runs.folder import status
 from acgd.runs.run import expand
@@ -171,7 +174,94 @@ def test_a_sound_steers_it_from_wav_to_page(painted, kind):
     assert np.abs(native(alone) - before[4]).max() <= 1  # of 255
 
 
+def test_a_sound_reaches_stable_diffusion_by_each_way(folders, tmp_path):
+    """By gradient, words or both two sounds are two pictures, by neither way they are one."""
+    own = [f"model.checkpoint={folders('sd1')}", "sampler.steps=3", "concept=null",
+           "guidance.num_cutouts=2",
+           "prompt.path=[demo:dog,demo:songbird]", "seed=0", "describer=none", "captioner=none",
+           "judge=none", "logger=none", "device=cpu", "report=false",
+           f"outputs={tmp_path}/outputs"]  # fmt: skip
+    sweep = yaml.safe_load((CONF / "experiment" / "sound_paths.yaml").read_text(encoding="utf-8"))
+    params = sweep["hydra"]["sweeper"]["params"]
+    values = [params[key].split(",") for key in ("guidance.clip", "guidance.cfg_scale")]
+    ways = [(clip, cfg_scale) for clip in values[0] for cfg_scale in values[1]]
+    assert ways == [("0", "0"), ("0", "7.5"), ("100", "0"), ("100", "7.5")]
+    pictures = {}
+    for clip, cfg_scale in ways:
+        given = f"guidance.clip={clip}", f"guidance.cfg_scale={cfg_scale}"
+        runs = expand(compose("experiment=sound_paths", *own, *given))
+        runner.render(runs)
+        files = [run.folder / "images" / "seed0.png" for run in runs]
+        pictures[clip, cfg_scale] = [np.asarray(Image.open(file), int) for file in files]
+    apart = {way: np.abs(one - other).max() for way, (one, other) in pictures.items()}
+    assert apart.pop(("0", "0")) == 0 and all(apart.values()), apart
+    firsts = [pair[0].tobytes() for pair in pictures.values()]
+    assert len(set(firsts)) == 4
+
+
 def native(run) -> np.ndarray:
     assert status(run.folder) == "ok"
     path = run.folder / "images" / f"seed{run.seed}-native.png"
     return np.asarray(Image.open(path)).astype(int)
+
+
+def heard(**odds: float) -> list[Target]:
+    return [Target(E16, weight, "heard", label) for label, weight in odds.items()]
+
+
+SAID = [
+    Target(E16, 0.5, "audio", "bark.wav"),
+    *heard(wolf=0.2, dog=0.35, cat=0.1),
+    Target(E16, 0.3, "text", "snow"),
+    Target(E16, 0.2, "text", "a bark far away", described=True),
+    Target(E16, -0.4, "text", "people"),
+]
+
+
+@pytest.mark.parametrize(
+    ("template", "row", "words"),
+    [
+        ("{words}", SAID, "snow, dog, wolf, a bark far away"),
+        ("a photo of {heard}, {text}", SAID, "a photo of dog, wolf, snow"),
+        ("{described}", SAID, "a bark far away"),
+        ("{heard} in {text}, {described}", heard(dog=1.0), "dog in"),
+        ("a photo, {heard}, {text}, {described}, dark", heard(dog=1.0), "a photo, dog, dark"),
+        ("a photo of {words}", [], ""),  # nothing to be told of is the empty prompt
+        ("a photo of {words}", SAID[-1:], ""),
+        ("a photo", SAID, "a photo"),
+        ("a photo", [], "a photo"),
+        ("{{{heard}}}", heard(dog=1.0), "{dog}"),
+    ],
+)
+def test_a_prompt_is_put_into_words(template, row, words):
+    assert phrase(row, template) == words
+
+
+def test_the_likeliest_are_those_at_least_half_as_likely_as_the_first():
+    assert likeliest(SAID) == ["dog", "wolf"]
+    assert likeliest(heard(dog=0.4, cat=0.2, owl=0.19)) == ["dog", "cat"]
+    assert likeliest(heard(dog=0.2, cat=0.5)) == ["cat"]
+    assert likeliest([SAID[0]]) == []
+
+
+@pytest.mark.parametrize(
+    "template", ["{nonsense}", "a {words", "}", "{}", "{0}", "{words.x}", "{words!r}", "{words:d}"]
+)
+def test_a_template_of_other_names_is_one_line(template):
+    """From the command line before anything is loaded, and where it is used."""
+    with pytest.raises(UserError, match=r"may stand") as error:
+        expand(compose(f"prompt.template='{template}'"))
+    assert "prompt.template" in str(error.value) and "\n" not in str(error.value)
+    if template not in ("{words!r}",):  # which Python can do
+        with pytest.raises(UserError, match=r"prompt\.template=.*: knows \{text\}"):
+            phrase(SAID, template)
+
+
+def test_a_template_that_can_be_filled_is_taken():
+    for template in (
+        "a photo of {heard}, {described}",
+        "{words} in {text}",
+        "{{}} {words}",
+        "rain",
+    ):
+        assert expand(compose(f"prompt.template='{template}'"))[0].cfg["prompt"]["template"]

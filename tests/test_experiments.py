@@ -12,8 +12,9 @@ import torch
 import yaml
 from conftest import ROOT, command, compose
 from reference import guidance as reference
-from reference.inputs import evaluate
+from reference.inputs import evaluate, prefix
 
+from acgd.config.instantiate import build
 from acgd.diffusion.noise import Noise
 from acgd.diffusion.samplers.guided import guided
 from acgd.encoders.zero_shot import read_labels
@@ -27,6 +28,7 @@ from acgd.types import Target
 GOLDEN = Path(__file__).parent / "golden"
 CHOICES = ["notebook", "notebook_corrected", "faithful", "published"]
 SWEEPS = ("audio_vs_text", "guidance_sweep", "describers", "samplers", "schedules")
+SWEEPS += ("sound_paths",)
 
 
 @pytest.mark.parametrize("choice", CHOICES)
@@ -90,6 +92,18 @@ def test_each_bug_is_one_of_the_notebook_s():
     assert set(params["bug"].split(",")) == files.keys()
 
 
+def test_stable_diffusion_is_drawn_as_it_is_set():
+    cfg = resolve(compose("experiment=stable_diffusion"))
+    plain = resolve(compose("model=diffusers", "sampler=dpmpp"))
+    assert set(cfg) == set(plain) and set(cfg["guidance"]) == set(plain["guidance"])
+    assert set(cfg["sampler"]) == set(plain["sampler"]) and cfg["model"] == plain["model"]
+    for kind in ("audio", "text", "mixed", "image"):  # whatever the prompt is, it has a template
+        given = [f"prompt={kind}", *[f"prompt.image={ROOT}/README.md"] * (kind == "image")]
+        found, usual = compose("experiment=stable_diffusion", *given), compose(*given)
+        assert set(found.prompt) == set(usual.prompt) and found.prompt.template
+        build(found.prompt)
+
+
 @pytest.mark.process
 @pytest.mark.slow
 def test_a_sweep_from_the_command_line_is_compared(tiny, sounds, tmp_path):
@@ -136,11 +150,11 @@ def test_the_notebook_s_guidance_gradient_is_the_golden_one():
     meta = json.loads((GOLDEN / "guidance.json").read_text(encoding="utf-8"))
     arrays = np.load(GOLDEN / "guidance.npz")
     settings, bound = meta["cond"]["settings"], meta["tolerances"]["bounds"]["cond.*"]
-    notebook, x = Composed(meta["cond"]), evaluate(meta["cond"]["x"])
+    notebook, x = Composed(meta["cond"], prefix(meta["weights"])), evaluate(meta["cond"]["x"])
     names = [name for name in arrays.files if name.startswith("cond.all.t")]
     assert len(names) > 1
-    if torch.cpu._is_amx_tile_supported():  # see APART in test_reference.py
-        names.remove("cond.all.t9.grad")
+    # on a kink: verify_reference.py holds it, where MKL adds up the same way on every processor
+    names.remove("cond.all.t9.grad")
     for name in names:
         index = int(name.split(".")[2].removeprefix("t"))
         noise = Noise.shared(1234 + index)

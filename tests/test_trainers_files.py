@@ -15,7 +15,7 @@ import torch
 from conftest import UNET, compose
 from omegaconf import OmegaConf
 from PIL import Image
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from torch import nn
 
 from acgd.checkpoints import load as checkpoints
@@ -101,6 +101,8 @@ def test_which_weights_can_be_chosen(tmp_path, capsys):
     with pytest.raises(UserError, match=r"choose with checkpoint_key=mine\|yours"):
         checkpoints.load_state(tmp_path / "c.pt")
     assert same(checkpoints.load_state(tmp_path / "c.pt", "yours"), EMA)
+    save_file(prefixed("net_g.") | prefixed("net_d.", EMA), tmp_path / "d.safetensors")
+    assert same(checkpoints.load_state(tmp_path / "d.safetensors", "net_d"), EMA)
 
 
 def test_a_run_takes_the_weights_that_were_asked_for(tiny, weights, tmp_path):

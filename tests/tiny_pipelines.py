@@ -184,3 +184,19 @@ def unclip(folder: Path) -> Path:
     )  # fmt: skip
     pipe.save_pretrained(folder / "model")
     return folder / "model"
+
+
+def ip_adapter(network, numbers: int = 12, seed: int = 13) -> dict[str, dict[str, torch.Tensor]]:
+    """A plain IP-Adapter's weights for a UNet: its projection, keys and values by layer."""
+    generator = torch.Generator().manual_seed(seed)
+    drawn = lambda *shape: torch.randn(*shape, generator=generator)  # noqa: E731
+    width = network.config.cross_attention_dim
+    projection = {"proj.weight": drawn(4 * width, numbers), "proj.bias": drawn(4 * width)}
+    projection |= {"norm.weight": torch.ones(width), "norm.bias": torch.zeros(width)}
+    layers = [m for name, m in network.named_modules() if name.endswith("attn2")]
+    attends = {
+        f"{2 * i + 1}.to_{what}_ip.weight": drawn(layer.inner_dim, width)
+        for i, layer in enumerate(layers)
+        for what in "kv"
+    }
+    return {"image_proj": projection, "ip_adapter": attends}

@@ -72,7 +72,10 @@ def load_state(path: str | Path, key: str | None = None) -> dict[str, Tensor]:
     """
     path = locate(path)
     try:
-        quick = None if key else safetensors_twin.find(path)
+        # a twin holds what is chosen without a key
+        quick = (
+            path if path.suffix == ".safetensors" else None if key else safetensors_twin.find(path)
+        )
         state = safetensors_twin.read(quick) if quick else read_pickle(path)
     except (OSError, *BROKEN) as error:
         raise UserError(f"{path}: {why(path, error)}") from None

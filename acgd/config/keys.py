@@ -108,6 +108,10 @@ FILE = text("a file")
 WORDS = Kind(  # a number is read as one from the command line, and meant as words
     "a text", lambda value: (isinstance(value, str) and bool(value.strip())) or is_number(value)
 )
+TEMPLATE = text(
+    "a text in which {text}, {heard}, {described} and {words} may stand",
+    r"(?s)(?=.*\S)([^{}]|\{\{|\}\}|\{(text|heard|described|words)\})+",
+)
 WEIGHT = or_null(number(-3e38, 3e38))
 SHARE = number(0, 1)
 STEPS_WRITTEN = re.compile(r"(ddim)?0*[1-9]\d{0,4}|\d{1,5}(, *\d{1,5})+|")
@@ -244,7 +248,7 @@ TABLE: dict[str, Kind] = {
     "prompt.text_share": SHARE,
     "prompt.notebook_parsing": YES,
     "prompt.image": or_list(FILE),
-    "prompt.template": or_null(TEXT),
+    "prompt.template": or_null(TEMPLATE),
     # describer
     "describer.checkpoint": FILE,
     "describer.vocabulary": or_null(FILE),

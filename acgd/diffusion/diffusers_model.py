@@ -16,7 +16,8 @@ from torch import Tensor
 
 from acgd.checkpoints import hub
 from acgd.diffusion import decoders, text_networks
-from acgd.diffusion.bridge import Bridge
+from acgd.diffusion import ip_adapter as adapters
+from acgd.diffusion.bridge import bridged, picture_numbers
 from acgd.diffusion.scheduled import Scheduled
 from acgd.diffusion.text_denoiser import TextDenoiser
 from acgd.diffusion.text_networks import Condition, Network
@@ -67,14 +68,15 @@ class DiffusersModel:
         self.unet = Network(network)
         if self.unet.call is None:
             raise UserError(f"checkpoint={checkpoint}: is a {type(self.pipe).__name__}; {KINDS} do")
+        self.takes_adapter = ip_adapter is not None
+        numbers = picture_numbers(network)
         if ip_adapter is not None:
-            take_adapter(network, ip_adapter, ip_scale)
+            numbers = adapters.take(network, ip_adapter, ip_scale)
+        self.bridge = bridged(bridge, numbers, self.device)
         self.unet.to(self.device).eval().requires_grad_(False)
         self.vae: Any = self.pipe.vae.eval().requires_grad_(False)
         self.vae.to(self.device, pixels_dtype(type(self.pipe).__name__, self.vae.config, dtype))
         self.negative_prompt, self.noise_level = negative_prompt, noise_level
-        self.takes_adapter = ip_adapter is not None
-        self.bridge = Bridge(bridge, self.device) if bridge is not None else None
         factor = 2 ** (len(self.vae.config.block_out_channels) - 1)
         self.image_size = size or int(network.config.sample_size) * factor
         if self.image_size % factor:
@@ -195,14 +197,8 @@ class DiffusersModel:
         self, targets: Sequence[Sequence[Target]], given: Condition, without: Condition
     ) -> None:
         """The targets' direction as the picture embedding that an adapter or unCLIP takes."""
-        unclip = self.unet.network.config.get("class_embed_type") == "projection"
-        if not unclip and not self.takes_adapter:
-            return
         if self.bridge is None:
-            raise UserError(
-                "this model takes picture embeddings: model.bridge= leads there from the "
-                "encoder's (scripts/fit_bridge.py)"
-            )
+            return
         embeds = self.bridge(torch.stack([direction(row) for row in targets]))
         if self.takes_adapter:
             given["picture"], without["picture"] = (
@@ -273,27 +269,6 @@ def save_memory(network: Any, vae: Any, side: int, tiling: bool, use_checkpoint:
         vae.enable_gradient_checkpointing()
 
 
-def take_adapter(network: Any, path: str, scale: float) -> None:
-    """Put an IP-Adapter's weights into a UNet."""
-    from acgd.checkpoints import load as checkpoints
-
-    state = checkpoints.load_state(checkpoints.locate(path))
-    parts = {"image_proj": dict[str, Tensor](), "ip_adapter": dict[str, Tensor]()}
-    for name, value in state.items():
-        group, _, rest = name.partition(".")
-        if group not in parts:
-            raise UserError(f"model.ip_adapter={path}: is no IP-Adapter, it holds {name}")
-        parts[group][rest] = value
-    try:
-        network._load_ip_adapter_weights([parts])
-        for processor in network.attn_processors.values():
-            if hasattr(processor, "scale"):
-                processor.scale = [scale]
-    except (RuntimeError, KeyError, AttributeError) as error:
-        why = str(error).splitlines()[0]
-        raise UserError(f"model.ip_adapter={path}: does not fit this network ({why})") from None
-
-
 def direction(row: Sequence[Target]) -> Tensor:
     """The targets as one unit vector (D,)."""
     mean = sum((target.embed.float() * target.weight for target in row), start=torch.zeros(1))
@@ -304,7 +279,8 @@ def phrase(row: Sequence[Target], template: str) -> str:
     """A sample's targets in the words of a template.
 
     {text}: the prompt's own words, {heard}: what a sound is taken for, {described}: a describer's
-    words for it, {words}: all of these. What is not there leaves no comma behind.
+    words for it, {words}: all of these. What is not there leaves no comma behind;
+    where there is none of them, only a template that asks for none is told.
     """
     told = {
         "text": [t.label for t in row if t.kind == "text" and t.weight > 0 and not t.described],
@@ -314,11 +290,13 @@ def phrase(row: Sequence[Target], template: str) -> str:
     told["words"] = [label for labels in told.values() for label in labels]
     try:
         filled = template.format(**{name: ", ".join(labels) for name, labels in told.items()})
-    except (KeyError, IndexError, ValueError):
+    except (LookupError, ValueError, AttributeError):
         raise UserError(
             f"prompt.template={template!r}: knows {{text}}, {{heard}}, {{described}} and {{words}}"
         ) from None
-    return re.sub(r"(,\s*)+", ", ", filled).strip(" ,") if any(told["words"]) else ""
+    if "{" in template and not told["words"]:
+        return ""
+    return re.sub(r"(,\s*)+", ", ", filled).strip(" ,")
 
 
 def likeliest(row: Sequence[Target]) -> list[str]:

@@ -19,9 +19,11 @@ class ImagePrompt:
     """One picture file, or several with weights, "photo.jpg:0.5", divided by |their sum|.
 
     A path that exists as it is written is taken whole, so file names may end like a weight.
+    template: as TextPrompt's; a picture has no words to fill it with.
     """
 
-    def __init__(self, image: str | Sequence[str]):
+    def __init__(self, image: str | Sequence[str], template: str | None = None):
+        self.template = template
         given = [image] if image is None or isinstance(image, str) else list(image)
         pairs = [path_and_weight(str(one or "")) for one in given]
         if not pairs:
