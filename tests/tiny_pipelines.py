@@ -7,6 +7,9 @@ from pathlib import Path
 
 import torch
 
+with torch.device("cpu"):  # as acgd.checkpoints.hub does, before transformers loads anything
+    torch.empty(0)
+
 WORDS = [
     "a",
     "photo",
