@@ -9,6 +9,7 @@ import sd15
 import tiny_pipelines
 import torch
 from conftest import ROOT, compose
+from safetensors.torch import save_file
 
 from acgd.diffusion import diffusers_model
 from acgd.diffusion.diffusers_model import DiffusersModel
@@ -41,8 +42,12 @@ def need(cfg: dict, device: str = "cpu") -> float:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_weights_are_those_that_the_model_holds(folders, kind):
-    model = DiffusersModel(str(folders[kind]))
+def test_weights_are_those_that_the_model_holds(folders, kind, tmp_path):
+    save_file(
+        {"weight": torch.ones(12, 16), "bias": torch.ones(12)}, tmp_path / "bridge.safetensors"
+    )
+    bridge = str(tmp_path / "bridge.safetensors") if kind == "unclip" else None
+    model = DiffusersModel(str(folders[kind]), bridge=bridge)
     node = memory.frozen({"checkpoint": str(folders[kind])})
     counted = pipelines.needs(node, "float32", "full", True)
     assert counted.network == counting.stored(model.unet) > 0
