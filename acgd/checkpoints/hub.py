@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 
 from acgd.errors import UserError, first_words, torchvision_apart
 
@@ -24,7 +25,7 @@ def told(checkpoint: str, what: str, fetch: str) -> Iterator[None]:
         with warnings.catch_warnings():  # what these libraries say to those who build on them
             warnings.simplefilter("ignore")
             yield
-    except (OSError, ValueError, ImportError, RuntimeError) as error:
+    except (OSError, ValueError, ImportError, RuntimeError, SafetensorError) as error:
         why = first_words(error, 300).partition(". ")[0]  # what follows guesses at reasons
         raise torchvision_apart(error) or UserError(
             f"checkpoint={checkpoint}: no {what} that is here whole ({why}); name a folder, or let"

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ from acgd.errors import UserError
 from acgd.types import Target
 
 TEMPLATE = "{words}"
+WEIGHTS = re.compile(r"(unet|transformer|vae|text_encoder(_\d)?)")  # the parts that are used
 LEFT_OUT = ("safety_checker", "feature_extractor", "image_encoder")
 KINDS = "Stable Diffusion 1, 2, XL and unCLIP, PixArt-alpha and Stable Diffusion 3"
 
@@ -213,34 +215,61 @@ class DiffusersModel:
 
 
 def pipeline(checkpoint: str, dtype: torch.dtype, download: bool) -> Any:
-    """The pipeline without what only its own sampling uses."""
-    try:
-        with hub.told(checkpoint, "diffusers pipeline", "model.download=true"):
+    """The pipeline without what only its own sampling uses; UserError where it is not whole."""
+    fetch = "model.download=true"
+    with hub.told(checkpoint, "diffusers pipeline", fetch):
+        try:
             import diffusers
-    except UserError as error:
-        raise UserError(f"model=diffusers: pip install 'acgd[diffusers]' ({error})") from None
+            import transformers
+        except ModuleNotFoundError as error:
+            why = f"pip install 'acgd[diffusers]' ({error})"
+            raise UserError(f"model=diffusers needs another package: {why}") from None
     if (folder := Path(checkpoint)).exists() and not (folder / "model_index.json").exists():
         raise UserError(
             f"checkpoint={checkpoint}: no pipeline of diffusers, model_index.json lacks"
         )
-    diffusers.utils.logging.set_verbosity_error()
-    diffusers.utils.logging.disable_progress_bar()
-    with hub.told(checkpoint, "diffusers pipeline", "model.download=true"):
-        make = diffusers.DiffusionPipeline
-        parts = make.load_config(checkpoint, local_files_only=not download)
+    for library in (diffusers, transformers):
+        library.utils.logging.set_verbosity_error()
+        library.utils.logging.disable_progress_bar()
+    with hub.told(checkpoint, "diffusers pipeline", fetch):
+        make, here = diffusers.DiffusionPipeline, {"local_files_only": not download}
+        parts = make.load_config(checkpoint, **here)
         # what a pipeline may lack has to be said once more
         none = {name for name, kind in parts.items() if name in LEFT_OUT or kind == [None, None]}
-        pipe = make.from_pretrained(
-            checkpoint, dtype=dtype, local_files_only=not download, **dict.fromkeys(none)
-        )
-    for name, part in pipe.components.items():
-        if isinstance(part, torch.nn.Module):
-            part.eval().requires_grad_(False)
-            if not all(one.isfinite().all() for one in part.parameters()):
-                raise UserError(
-                    f"checkpoint={checkpoint}: {name} holds numbers that are none (NaN)"
-                )
+        whole = {
+            name: hub.whole(kind_of(parts[name]), checkpoint, subfolder=name, dtype=dtype, **here)
+            for name in parts
+            if WEIGHTS.fullmatch(name) and name not in none
+        }
+        pipe = make.from_pretrained(checkpoint, **here, **dict.fromkeys(none), **whole)
+    for name, part in whole.items():
+        if not all(one.isfinite().all() for one in part.parameters()):
+            raise UserError(f"checkpoint={checkpoint}: {name} holds numbers that are none (NaN)")
+    check_words(checkpoint, pipe)
     return pipe
+
+
+def kind_of(part: Sequence[str]) -> Any:
+    """The class that a row of model_index.json names; of these libraries only."""
+    library, name = part
+    found = library in ("diffusers", "transformers") and getattr(import_module(library), name, None)
+    if not found:
+        raise ValueError(f"neither diffusers nor transformers has a {name}")
+    return found
+
+
+def check_words(checkpoint: str, pipe: Any) -> None:
+    """UserError where a tokenizer knows far fewer words than its text encoder: one whose files are
+    gone loads as an empty one, and all words would be the same to the model."""
+    for name, part in pipe.components.items():
+        if WEIGHTS.fullmatch(name) and name.startswith("text_encoder") and part is not None:
+            tokenizer = pipe.components.get(name.replace("text_encoder", "tokenizer"))
+            known = 0 if tokenizer is None else len(tokenizer)
+            if known < part.config.vocab_size / 2:
+                raise UserError(
+                    f"checkpoint={checkpoint}: the tokenizer of {name} knows {known} of "
+                    f"{part.config.vocab_size} words: fetch the pipeline again"
+                )
 
 
 def pixels_dtype(pipe: str, config: Any, dtype: torch.dtype) -> torch.dtype:

@@ -86,7 +86,8 @@ def fused_attention() -> Iterator[None]:
     The meta device has none of these by itself and would count a map of all pairs of tokens. What
     is computed again on a way back escapes torch's own modes, so the function itself is exchanged.
     """
-    original = torch.nn.functional.scaled_dot_product_attention
+    functional: Any = torch.nn.functional
+    original = functional.scaled_dot_product_attention
 
     def attention(
         q: Tensor, k: Tensor, v: Tensor, attn_mask: Tensor | None = None, *rest: Any, **more: Any
@@ -96,8 +97,8 @@ def fused_attention() -> Iterator[None]:
         kernel = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
         return kernel(q, k, v, attn_mask=attn_mask)[0]
 
-    torch.nn.functional.scaled_dot_product_attention = attention
+    functional.scaled_dot_product_attention = attention
     try:
         yield
     finally:
-        torch.nn.functional.scaled_dot_product_attention = original
+        functional.scaled_dot_product_attention = original

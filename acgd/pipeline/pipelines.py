@@ -14,9 +14,10 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from acgd.diffusion.diffusers_model import WEIGHTS, pixels_dtype, save_memory
+from acgd.diffusion.text_networks import Network
 from acgd.pipeline.counting import back_bytes, fused_attention, passing_bytes, stored
 
-USED = re.compile(r"(unet|transformer|vae|text_encoder(_\d)?)")
 # Copies in other precisions or formats lie beside these and are not read.
 SAFETENSORS = re.compile(r"(diffusion_pytorch_)?model(-\d+-of-\d+)?\.safetensors")
 PICKLES = re.compile(r"(diffusion_)?pytorch_model(-\d+-of-\d+)?\.bin")
@@ -79,7 +80,7 @@ def files(checkpoint: str) -> Iterator[Path]:
 def parts(home: Path | None) -> list[Path]:
     if home is None:
         return []
-    return sorted(path for path in home.iterdir() if path.is_dir() and USED.fullmatch(path.name))
+    return sorted(path for path in home.iterdir() if path.is_dir() and WEIGHTS.fullmatch(path.name))
 
 
 @cache
@@ -102,16 +103,14 @@ def needs(node: tuple, precision: str, decoder: str, through_unet: bool) -> Need
 def counted(
     home: Path, index: dict, given: dict, dtype: torch.dtype, decoder: str, through_unet: bool
 ) -> Needs:
-    from acgd.diffusion.diffusers_model import pixels_dtype, save_memory
-    from acgd.diffusion.text_networks import Network
-
     network = Network(empty(home, index, "unet" if "unet" in index else "transformer", dtype))
     vae: Any = empty(home, index, "vae", dtype)
     vae.to(pixels_dtype(index["_class_name"], vae.config, dtype))
     config = network.network.config
     factor = 2 ** (len(vae.config.block_out_channels) - 1)
     side = int(given.get("size") or config.sample_size * factor) // factor
-    save_memory(network.network, vae, side, given.get("tiling"), given.get("use_checkpoint"))
+    options = (bool(given.get(name)) for name in ("tiling", "use_checkpoint"))
+    save_memory(network.network, vae, side, *options)
     latents = torch.empty(1, vae.config.latent_channels, side, side, device="meta")
     t, told = torch.zeros(1, device="meta"), condition(config)
     texts = [name for name in index if name.startswith("text_encoder") and index[name][0]]
