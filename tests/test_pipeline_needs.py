@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 
 import pytest
@@ -15,7 +16,7 @@ from acgd.diffusion import diffusers_model
 from acgd.diffusion.diffusers_model import DiffusersModel
 from acgd.errors import UserError
 from acgd.pipeline import counting, memory, models, pipelines
-from acgd.runs.run import resolve
+from acgd.runs.run import resolve, signature
 
 diffusers = pytest.importorskip("diffusers", reason="pip install 'acgd[diffusers]'")
 KINDS = ("sd", "sdxl", "sd3", "pixart", "unclip")
@@ -135,6 +136,32 @@ def test_a_damaged_pipeline_counts_nothing_and_does_not_break(tmp_path):
     (home / "unet" / "config.json").write_text("{")
     node = memory.frozen({"checkpoint": str(home)})
     assert pipelines.needs(node, "float32", "full", True) == pipelines.Needs()
+    other = sd15.write(tmp_path / "other")
+    index = (other / "model_index.json").read_text()
+    (other / "model_index.json").write_text(index.replace('"diffusers"', '"os"'))
+    node = memory.frozen({"checkpoint": str(other)})  # nothing else is imported
+    assert pipelines.needs(node, "float32", "full", True) == pipelines.Needs()
+
+
+def test_a_kind_that_is_refused_counts_nothing(tmp_path):
+    parts = {"transformer": diffusers.FluxTransformer2DModel(
+        in_channels=4, num_layers=1, num_single_layers=1, attention_head_dim=8,
+        num_attention_heads=1, joint_attention_dim=8, pooled_projection_dim=8,
+        axes_dims_rope=(2, 2, 4)), "vae": tiny_pipelines.vae()}  # fmt: skip
+    index = {"_class_name": "FluxPipeline"}
+    for name, part in parts.items():
+        part.save_config(tmp_path / name)
+        index[name] = ["diffusers", type(part).__name__]
+    (tmp_path / "model_index.json").write_text(json.dumps(index))
+    node = memory.frozen({"checkpoint": str(tmp_path)})
+    assert pipelines.needs(node, "float32", "full", True) == pipelines.Needs()
+
+
+def test_how_it_is_computed_is_beside_the_point(cfg):
+    plain = cfg()
+    ways = ({"batch_size": "auto"}, {"model": plain["model"] | {"use_checkpoint": True}})
+    assert {signature(plain | way) for way in ways} == {signature(plain)}
+    assert signature(plain | {"model": plain["model"] | {"tiling": True}}) != signature(plain)
 
 
 def test_attention_is_fused(folders):

@@ -130,6 +130,19 @@ def test_a_batch_stays_together_whatever_was_written_of_it(runs, kill, tmp_path)
     assert "resumes after 3 steps" in log(made[2])
 
 
+def test_what_was_begun_keeps_its_batch_whatever_auto_takes(runs, kill, tmp_path):
+    chosen = ["seed=[0,1,2]", "sampler.steps=4", "snapshot_every=1"]
+    whole = runs(*chosen, "batch_size=2", f"outputs={tmp_path / 'whole'}")
+    runner.render(whole)
+    kill(3)
+    with pytest.raises(Killed):
+        runner.render(runs(*chosen, "batch_size=2"))
+    kill.disarm()
+    made = runs(*chosen, "batch_size=auto")
+    runner.render(made)
+    assert "resumes after 3 steps" in log(made[1]) and contents(made) == contents(whole)
+
+
 def test_one_of_a_batch_goes_on_alone(runs, kill):
     made = runs("seed=[0,1,2]", "sampler.steps=5", "snapshot_every=1")
     kill(4)

@@ -31,6 +31,7 @@ BESIDE_THE_POINT = (
     "debug",
     "trust",
     "guidance.cutout_chunk",
+    "model.use_checkpoint",
 )
 # What each sample of a batch has for itself. Everything else must be equal.
 OF_A_SAMPLE: tuple[str, ...] = ("prompt", "seed", "concept", "references", "heard")

@@ -7,14 +7,13 @@ import re
 from collections.abc import Iterator
 from contextlib import suppress
 from functools import cache, partial
-from importlib import import_module
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from acgd.diffusion.diffusers_model import WEIGHTS, pixels_dtype, save_memory
+from acgd.diffusion.diffusers_model import WEIGHTS, kind_of, pixels_dtype, save_memory
 from acgd.diffusion.text_networks import Network
 from acgd.pipeline.counting import back_bytes, fused_attention, passing_bytes, stored
 
@@ -93,7 +92,8 @@ def needs(node: tuple, precision: str, decoder: str, through_unet: bool) -> Need
     home = folder(given["checkpoint"])
     if home is None:
         return Needs()
-    with suppress(OSError, ValueError, LookupError, TypeError, AttributeError, ImportError):
+    wrong = (OSError, ValueError, LookupError, TypeError, AttributeError, ImportError, RuntimeError)
+    with suppress(*wrong):
         index = json.loads((home / "model_index.json").read_text())
         dtype = getattr(torch, precision)
         return counted(home, index, given, dtype, decoder, through_unet)
@@ -104,6 +104,8 @@ def counted(
     home: Path, index: dict, given: dict, dtype: torch.dtype, decoder: str, through_unet: bool
 ) -> Needs:
     network = Network(empty(home, index, "unet" if "unet" in index else "transformer", dtype))
+    if network.call is None:  # of a kind that is refused
+        return Needs()
     vae: Any = empty(home, index, "vae", dtype)
     vae.to(pixels_dtype(index["_class_name"], vae.config, dtype))
     config = network.network.config
@@ -130,10 +132,9 @@ def counted(
 
 def empty(home: Path, index: dict, part: str, dtype: torch.dtype) -> nn.Module:
     """A part of the pipeline without weights."""
-    library, name = index[part]
-    make = getattr(import_module(library), name)
+    make: Any = kind_of(index[part])
     with torch.device("meta"):
-        if library == "diffusers":
+        if index[part][0] == "diffusers":
             module = make.from_config(json.loads((home / part / "config.json").read_text()))
         else:
             module = make(make.config_class.from_pretrained(home / part, local_files_only=True))
