@@ -28,6 +28,7 @@ PAPERS = [
         "conf/README.md",
         "acgd/README.md",
         "acgd/models/README.md",
+        "acgd/diffusion/README.md",
         "acgd/training/README.md",
         "scripts/README.md",
         "tests/README.md",
