@@ -79,21 +79,38 @@ def test_free_memory_is_told_here():
 
 
 @pytest.mark.parametrize(
-    "instructions, bf16, large, expected",
+    "instructions, bf16, pays, large, expected",
     [
-        ("AVX512", True, True, "bfloat16"),
-        ("AVX512", True, False, "float32"),  # small models are bound by calls
-        ("AVX512", False, True, "float32"),  # AVX512 alone computes bf16 a number at a time
-        ("AVX2", True, True, "float32"),  # PyTorch was told not to use what is there
+        ("AVX512", True, True, True, "bfloat16"),
+        ("AVX512", True, True, False, "float32"),  # small models are bound by calls
+        ("AVX512", True, False, True, "float32"),  # it is there, at half the speed
+        ("AVX512", False, True, True, "float32"),  # AVX512 alone computes it a number at a time
+        ("AVX2", True, True, True, "float32"),  # PyTorch was told not to use what is there
     ],
 )
 def test_auto_is_bf16_for_large_models_where_the_processor_computes_in_it(
-    cfg, monkeypatch, instructions, bf16, large, expected
+    cfg, monkeypatch, instructions, bf16, pays, large, expected
 ):
+    monkeypatch.setattr(device, "bf16_pays", lambda: pays)
     monkeypatch.setattr(device, "capability", lambda: instructions)
     monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: bf16)
     assert device.pick_precision("auto", "cpu", large) == expected
     assert device.pick_precision("fp32", "cpu", large) == "float32"
+
+
+def test_whether_bf16_pays_is_what_the_processor_says_of_itself(monkeypatch):
+    began = {torch.float32: 0.0, torch.bfloat16: 0.0}
+    for slow, pays in ((torch.bfloat16, False), (torch.float32, True)):
+        clock = [0.0]
+
+        def convolve(x, weight, padding, clock=clock, slow=slow):
+            clock[0] += 2.0 if x.dtype == slow else 1.0
+            began[x.dtype] += 1
+
+        monkeypatch.setattr(torch.nn.functional, "conv2d", convolve)
+        monkeypatch.setattr(device.time, "perf_counter", lambda clock=clock: clock[0])
+        assert device.bf16_pays.__wrapped__() == pays
+    assert began[torch.float32] == began[torch.bfloat16] == 2 * device.TRIES
 
 
 def test_models_are_large_or_not_by_their_file(cfg, monkeypatch):

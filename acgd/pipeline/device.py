@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import ctypes
+import math
 import os
 import sys
+import time
 from contextlib import suppress
+from functools import cache
 
 import torch
 
@@ -14,6 +17,7 @@ from acgd.models.frozen import capability
 
 PRECISIONS = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
 BF16_SINCE = 8  # compute capability: Ampere
+TRIES = 5  # of which the quickest counts
 
 
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of mallopt
@@ -50,7 +54,8 @@ def pick_device(device: str) -> str:
 
 
 def pick_precision(precision: str, device: str, large: bool = False) -> str:
-    """The dtype's name. "auto" is bf16 on a GPU, and for large models where a CPU computes in it.
+    """The dtype's name. "auto" is bf16 on a GPU, and for large models where a CPU is
+    faster with it.
 
     GPUs older than Ampere have no bf16: there it is fp16 for large models, fp32 for small ones.
     Half the memory traffic at a gradient cosine of 0.9999. Small models are bound by calls, not by
@@ -81,5 +86,29 @@ def repeat_exactly(precision: str) -> None:
 
 
 def computes_bf16() -> bool:
-    """Whether this CPU has bf16 arithmetic and PyTorch uses it; AVX512 alone has none."""
-    return capability() not in ("DEFAULT", "AVX2") and torch.cpu._is_avx512_bf16_supported()
+    """Whether this CPU has bf16 arithmetic that PyTorch uses, and is faster with it.
+
+    AVX512 alone has none. Of processors that have it some take twice float32's time, such as
+    those that are made for AMX where a virtual machine hides that: so it is tried.
+    """
+    has = capability() not in ("DEFAULT", "AVX2") and torch.cpu._is_avx512_bf16_supported()
+    return has and bf16_pays()
+
+
+@cache
+def bf16_pays() -> bool:
+    """Whether a convolution takes less than 0.8 of its time in float32; a twentieth of a second.
+
+    In between there is nothing: it is about half or about double.
+    """
+    seconds = {dtype: math.inf for dtype in (torch.float32, torch.bfloat16)}
+    for _ in range(TRIES):
+        for dtype in seconds:
+            x = torch.ones(1, 128, 32, 32, dtype=dtype).contiguous(
+                memory_format=torch.channels_last
+            )
+            weight = torch.ones(128, 128, 3, 3, dtype=dtype)
+            began = time.perf_counter()
+            torch.nn.functional.conv2d(x, weight, padding=1)
+            seconds[dtype] = min(seconds[dtype], time.perf_counter() - began)
+    return seconds[torch.bfloat16] < 0.8 * seconds[torch.float32]
