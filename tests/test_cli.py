@@ -38,7 +38,7 @@ def run(*arguments: str, cwd: Path, call: list[str] | None = None, **env: str):
 def test_help_lists_the_groups_without_torch(tmp_path):
     done = run("--help", cwd=tmp_path, call=[sys.executable, "-c", TORCHLESS])
     assert done.returncode == 0, done.stderr
-    assert "sampler: ddim, ddpm, dpmpp, plms" in done.stdout
+    assert "sampler: ddim, ddpm, dpmpp, lcm, plms" in done.stdout
     assert "acgd prompt=audio prompt.path=bark.wav" in done.stdout
     assert done.stdout.splitlines()[-1] == "False"
     assert not list(tmp_path.iterdir())
@@ -48,7 +48,7 @@ def test_help_lists_the_groups_without_torch(tmp_path):
 @pytest.mark.parametrize(
     ("mistake", "says"),
     [
-        ("sampler=nope", "Available options in 'sampler': ddim ddpm dpmpp plms"),
+        ("sampler=nope", "Available options in 'sampler': ddim ddpm dpmpp lcm plms"),
         ("guidance.clipp=3", "did you mean guidance.clip"),
         ("seed=-1", "seed=-1: must be a whole number"),
         ("prompt.path=nowhere.wav", "nowhere.wav: no such sound file"),
