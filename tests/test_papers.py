@@ -221,6 +221,7 @@ def test_the_lines_of_python_run_as_pasted(tmp_path):
     lines = "".join(text for text in blocks("python") if text.startswith("import acgd"))
     assert lines.count("acgd.draw") == 2 and lines.count("acgd.steps") == 1
     lines = lines.replace("pictures[0].image.show()\n", "print(pictures[0].image.size)\n")
+    lines = lines.replace("seed=[0, 1]", "seed=[0]")  # half the time
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
     call = [sys.executable, "-c", lines]
     done = subprocess.run(call, cwd=tmp_path, env=environment, capture_output=True, text=True)
