@@ -59,6 +59,12 @@ def write_weights(path: Path, module, config: dict, seed: int) -> None:
     save_file(state, path, {"config": json.dumps(config)})
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Files with slow tests first, so that two workers end at about the same time."""
+    slow = {item.path for item in items if item.get_closest_marker("slow")}
+    items.sort(key=lambda item: item.path not in slow)
+
+
 @pytest.fixture(scope="session")
 def weights(tmp_path_factory) -> Path:
     """A folder with unet, encoder and judge .safetensors."""

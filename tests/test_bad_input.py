@@ -129,15 +129,15 @@ def test_mistakes_in_the_command(refused, arguments, words):
 
 
 @pytest.mark.process
-@pytest.mark.parametrize("kind", ["absent", "truncated", "another"])
-def test_weights(refused, quick, weights, tmp_path, kind):
-    path = tmp_path / "unet.safetensors"
-    if kind == "truncated":
-        path.write_bytes((weights / "unet.safetensors").read_bytes()[:50000])
-    elif kind == "another":
-        shutil.copy(weights / "judge.safetensors", path)
-    (line,) = refused(*quick, "prompt=text", f"model.checkpoint={path}")
-    assert str(path) in line
+def test_weights(refused, quick, weights, tmp_path):
+    paths = {name: tmp_path / f"{name}.safetensors" for name in ("absent", "truncated", "another")}
+    paths["truncated"].write_bytes((weights / "unet.safetensors").read_bytes()[:50000])
+    shutil.copy(weights / "judge.safetensors", paths["another"])
+    given = f"model.checkpoint={','.join(map(str, paths.values()))}"
+    lines = refused(*quick, "prompt=text", given, "-m")
+    for path in paths.values():
+        assert sum(str(path) in line and "failed: " not in line for line in lines) == 1
+    assert lines[-1].startswith("acgd: sweep: 0 of 3 jobs ok")
 
 
 @pytest.mark.process
