@@ -131,6 +131,7 @@ def test_a_film_follows_its_sound(film, capsys):
     said = capsys.readouterr()
     assert re.search(r"^heard +dog 0 to \d.*guitar .* to 12 s$", said.out, re.M)
     assert f"film       {run.folder / 'film.mp4'}" in said.out
+    assert re.search(r"^judge +sees what is heard in \d+ % of the film$", said.out, re.M)
     assert "heard whole, 12 s in parts of 10 s" in said.err
     heard = [row["heard"] for row in rows(run.folder / "timeline.csv")]
     assert heard[0] == "dog" and heard[-1] == "guitar"

@@ -110,6 +110,8 @@ def tell(sample: Sample, alone: bool, beside: str = "") -> None:
 def verdict_in_words(sample: Sample) -> tuple[str, str]:
     """Who judges, and what it says: that it recognises the concept only where somebody named it;
     what was heard may be wrong, and then the judge can do no more than agree."""
+    if (follows := sample.scores.get("film", {}).get("follows")) is not None:
+        return "judge", f"sees what is heard in {percent(follows)} of the film"
     by, score = verdict(sample)
     if not score:
         return by, "there is none that sees the picture"
