@@ -36,6 +36,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # before numpy: threads do not survive a fork
+
 import numpy as np
 from fuzz_cases import KINDS, SEEN, Case, case
 from PIL import Image

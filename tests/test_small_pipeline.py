@@ -32,7 +32,7 @@ def trained(tmp_path_factory):
         shape(ImageDraw.Draw(image))
         image.save(folder / "pictures" / f"{words}.png")
     given = ["--pictures", folder / "pictures", "--out", folder / "out", "--size", "16"]
-    given += ["--steps", "160", "--cooldown", "145", "--batch", "8"]
+    given += ["--steps", "100", "--cooldown", "90", "--batch", "6", "--lr", "4e-3"]
     threads = torch.get_num_threads()
     small_pipeline.main([*map(str, given)])
     torch.set_num_threads(threads)
