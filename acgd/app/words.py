@@ -12,6 +12,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from acgd.checkpoints import registry
 from acgd.config import keys
 from acgd.config.compose import compose
@@ -42,7 +44,9 @@ def installed(group: str) -> list[str]:
 def is_here(group: str, name: str) -> bool:
     if name in PACKAGES and importlib.util.find_spec(PACKAGES[name]) is None:
         return False
-    node = resolve(compose([f"{group}={name}"]))[group]
+    node = yaml.safe_load((CONF / group / f"{name}.yaml").read_text(encoding="utf-8"))
+    if "defaults" in node:  # only Hydra can put it together, in a tenth of a second
+        node = resolve(compose([f"{group}={name}"]))[group]
     if "download" in node:  # from a folder that nobody named yet, or the hub
         return False
     return registry.absent({group: node}) is None
