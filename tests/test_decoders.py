@@ -45,6 +45,7 @@ def taesd(tmp_path_factory):
 class Averages:
     """An autoencoder without a secret: latents are colours of small pictures, mixed."""
 
+    device = torch.device("cpu")
     image_size = 64
     mix = torch.tensor([[1.0, 0.5, 0, 0], [0, 1, 0.5, 0], [0, 0, 1, 0.5]])
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import Protocol
 
 import torch
 import torch.nn.functional as F
@@ -18,6 +18,7 @@ class Latents(Protocol):
     """The model whose latents these are."""
 
     image_size: int
+    device: torch.device
 
     def encode(self, pixels: Tensor) -> Tensor: ...
 
@@ -31,7 +32,7 @@ class Linear:
 
     def __init__(self, model: Latents):
         pictures = colours(PICTURES, min(model.image_size, 128))
-        latents = torch.cat([model.encode(one[None].to(device(model))) for one in pictures])
+        latents = torch.cat([model.encode(one[None].to(model.device)) for one in pictures])
         small = F.interpolate(pictures, size=latents.shape[-2:], mode="area").double()
         rows = latents.movedim(1, -1).flatten(0, -2).double().cpu()
         rows = torch.cat([rows, torch.ones(len(rows), 1, dtype=rows.dtype)], 1)
@@ -50,10 +51,6 @@ def colours(count: int, size: int) -> Tensor:
     generator = torch.Generator().manual_seed(0)
     coarse = torch.rand(count, 3, 4, 4, generator=generator) * 2.4 - 1.2
     return F.interpolate(coarse, size=size, mode="bilinear", align_corners=True).clamp(-1, 1)
-
-
-def device(model: Any) -> torch.device:
-    return torch.device(getattr(model, "device", "cpu"))
 
 
 def tiny(checkpoint: str, device: str | torch.device) -> Callable[[Tensor], Tensor]:

@@ -19,6 +19,7 @@ from acgd.checkpoints import hub
 from acgd.diffusion import decoders, text_networks
 from acgd.diffusion import ip_adapter as adapters
 from acgd.diffusion.bridge import bridged, picture_numbers
+from acgd.diffusion.model import directions
 from acgd.diffusion.scheduled import Scheduled
 from acgd.diffusion.text_denoiser import TextDenoiser
 from acgd.diffusion.text_networks import Condition, Network
@@ -201,7 +202,7 @@ class DiffusersModel:
         """The targets' direction as the picture embedding that an adapter or unCLIP takes."""
         if self.bridge is None:
             return
-        embeds = self.bridge(torch.stack([direction(row) for row in targets]))
+        embeds = self.bridge(directions(targets))
         if self.takes_adapter:
             given["picture"], without["picture"] = (
                 embeds[:, None],
@@ -296,12 +297,6 @@ def save_memory(network: Any, vae: Any, side: int, tiling: bool, use_checkpoint:
     if use_checkpoint:
         network.enable_gradient_checkpointing()
         vae.enable_gradient_checkpointing()
-
-
-def direction(row: Sequence[Target]) -> Tensor:
-    """The targets as one unit vector (D,)."""
-    mean = sum((target.embed.float() * target.weight for target in row), start=torch.zeros(1))
-    return torch.nn.functional.normalize(torch.as_tensor(mean), dim=-1)
 
 
 def phrase(row: Sequence[Target], template: str) -> str:

@@ -123,9 +123,7 @@ class PictureModel:
 
         An ensemble's embedding begins with the first member's, which is the model's part.
         """
-        rows = [[one.embed[: self.cond_dim] * one.weight for one in row] for row in targets]
-        means = [sum(parts[1:], parts[0]) for parts in rows]
-        return F.normalize(torch.stack(means).float(), dim=-1).to(device)
+        return directions(targets, self.cond_dim).to(device)
 
     def diffusion(self, respacing: str | int) -> Diffusion:
         """The process with only the steps that a sampler takes."""
@@ -161,6 +159,14 @@ class PictureModel:
         clean = self.clean_styles
         names = [self.style or clean[seed % len(clean)] for seed in seeds]
         return [self.styles[name] for name in names]
+
+
+def directions(targets: Sequence[Sequence[Target]], dim: int | None = None) -> Tensor:
+    """(B, dim), unit norm: each sample's targets as one; of their embeddings the first `dim`
+    numbers, None: all."""
+    rows = [[one.embed[:dim] * one.weight for one in row] for row in targets]
+    means = [sum(parts[1:], parts[0]) for parts in rows]
+    return F.normalize(torch.stack(means).float(), dim=-1)
 
 
 def filled(module: M, path: Path, device: str | torch.device, key: str | None = None) -> M:
