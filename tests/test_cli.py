@@ -102,9 +102,12 @@ def test_a_sweep_goes_on_after_a_failure_and_says_so(tmp_path, tiny, sounds):
 @pytest.mark.process
 def test_a_picture_is_told_in_a_few_lines_and_a_folder(tmp_path, tiny, sounds):
     words = ["logger=none", "report=true", f"prompt.path={sounds / 'tone.wav'}"]
-    done = run(*tiny, *words, cwd=tmp_path)
+    lines = "import sys; from acgd.commands.main import main\n"
+    lines += "try: main()\nfinally: print(*{'sympy', 'ftfy', 'regex', 'wandb'} & {*sys.modules})"
+    done = run(*tiny, *words, cwd=tmp_path, call=[sys.executable, "-c", lines])
     assert done.returncode == 0, done.stderr
-    heard, picture, judge, page, folder = done.stdout.splitlines()
+    heard, picture, judge, page, folder, slow_to_import = done.stdout.splitlines()
+    assert slow_to_import == ""
     assert heard.startswith("heard ") and judge.startswith("judge ")
     assert (tmp_path / page.split()[1]).name == "report.html"
     assert (tmp_path / picture.split()[1]).is_file()
@@ -120,6 +123,18 @@ def test_each_command_has_help_and_loads_no_torch(name, tmp_path):
     done = run(name, "--help", cwd=tmp_path, call=[sys.executable, "-c", lines])
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith(f"usage: acgd {name}") and "False" in done.stdout.splitlines()[-1]
+
+
+def test_hydra_is_asked_for_its_mode_where_something_may_set_it(tmp_path):
+    from acgd.commands.run import may_say_mode
+
+    plain = ["seed=3", "guidance.clip=1,2", "+guidance.edges=3", "encoder@encoder.members.a=clip"]
+    assert not may_say_mode([]) and not may_say_mode(plain)
+    for word in ("hydra.mode=MULTIRUN", "+hydra.mode=MULTIRUN", "hydra/launcher=joblib", "-m",
+                 "--config-dir", "-cd"):  # fmt: skip
+        assert may_say_mode([*plain, word])
+    done = run("hydra.mode=MULTIRUN", "prompt.path=nowhere.wav,no.wav", cwd=tmp_path)
+    assert done.returncode == 1 and "0 of 2 jobs" in done.stderr
 
 
 @pytest.mark.process

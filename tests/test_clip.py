@@ -2,6 +2,9 @@
 
 import gzip
 import json
+import random
+import re
+import string
 from fnmatch import fnmatchcase
 from pathlib import Path
 
@@ -153,6 +156,18 @@ def test_exactly_full_text_is_not_cut():
 def test_any_text_has_tokens(text):
     ids = tokenizer().encode(text)
     assert ids and all(0 <= i < 49406 for i in ids)
+
+
+def test_plain_words_are_cut_as_all_of_unicode_is(monkeypatch):
+    draw = random.Random(0)
+    words = [START, "It's", "don't", "A_B", "WE'LL", "12:30", "...!?", "a\tb", "&lt;", "é", "x"]
+    texts = [" ".join(draw.choices(words, k=6)) for _ in range(200)]
+    texts += ["".join(draw.choices(string.printable, k=20)) for _ in range(500)]
+    tokens = Tokenizer()
+    quick = [tokens.encode(text) for text in texts]
+    monkeypatch.setattr("acgd.models.tokenizer.PLAIN", re.compile("(?!)"))  # none is
+    slow = Tokenizer()
+    assert quick == [slow.encode(text) for text in texts]
 
 
 def test_control_words_become_control_tokens():

@@ -37,9 +37,10 @@ class Published:
 @cache
 def table() -> dict[str, Published]:
     """Every published file by its name."""
-    from omegaconf import OmegaConf
+    import yaml
 
-    rows: Any = OmegaConf.to_container(OmegaConf.load(TABLE))
+    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # six times as fast, where it is built
+    rows: Any = yaml.load(TABLE.read_text(encoding="utf-8"), loader)
     return {name: read(name, **row) for name, row in rows.items()}
 
 

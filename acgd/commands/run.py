@@ -7,6 +7,7 @@ Exit code: 0, 1 for any failure, 130 after Ctrl-C, 143 after SIGTERM.
 from __future__ import annotations
 
 import os
+import re
 import sys
 import traceback
 from contextlib import suppress
@@ -14,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import hydra
+from hydra._internal.hydra import Hydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.plugins import Plugins
@@ -111,9 +113,22 @@ def start() -> None:
     from acgd.sweep.launchers import registry
 
     plugins.class_name_to_class |= plugin.REPLACED | registry.REPLACED
+    Hydra.get_mode = GET_MODE if may_say_mode(sys.argv[1:]) else no_mode  # type: ignore
     hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")(job)()
     if failures:
         raise failures[0]
+
+
+GET_MODE = Hydra.get_mode
+
+
+def no_mode(*_: Any, **__: Any) -> None:
+    """That hydra.mode is not set, without composing the whole config to see."""
+
+
+def may_say_mode(arguments: list[str]) -> bool:
+    """Whether something may set hydra.mode: a flag, a key of Hydra's. Nothing in conf/ does."""
+    return any(not re.match(r"[+~]*(?!hydra)[\w.@/]+=", argument) for argument in arguments)
 
 
 failures: list[Exception] = []  # of a lone job: raised outside Hydra, which would add its own words

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
+from weakref import WeakKeyDictionary
 
 import torch
 import torch.nn.functional as F
@@ -18,6 +19,8 @@ from acgd.paths import CONCEPTS
 from acgd.types import Encoder, Target, members
 
 CHUNK = 64  # labels encoded at once
+# Of each model, what it made of a list of labels: two viewers of one model ask it once.
+_embeds: WeakKeyDictionary[Encoder, dict[tuple[str, ...], Tensor]] = WeakKeyDictionary()
 
 
 class Viewer:
@@ -30,8 +33,11 @@ class Viewer:
     @cached_property
     def embeds(self) -> Tensor:
         """(labels, D), unit norm."""
-        chunks = [self.labels[i : i + CHUNK] for i in range(0, len(self.labels), CHUNK)]
-        return torch.cat([self.model.text(chunk) for chunk in chunks])
+        known, labels = _embeds.setdefault(self.model, {}), tuple(self.labels)
+        if labels not in known:
+            chunks = [self.labels[i : i + CHUNK] for i in range(0, len(labels), CHUNK)]
+            known[labels] = torch.cat([self.model.text(chunk) for chunk in chunks])
+        return known[labels]
 
     @torch.no_grad()
     def images(self, pixels: Tensor) -> Tensor:

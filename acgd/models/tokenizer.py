@@ -9,10 +9,12 @@ from __future__ import annotations
 import gzip
 import html
 import logging
+import re
 from collections.abc import Sequence
 from functools import cache
-from itertools import pairwise
+from itertools import count, pairwise
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -22,7 +24,12 @@ VOCABULARY = Path(__file__).with_name("bpe_simple_vocab_16e6.txt.gz")
 MERGES = 49152 - 256 - 2  # the file has more lines; CLIP's vocabulary ends here
 START, END = "<|startoftext|>", "<|endoftext|>"
 # control tokens, contractions, runs of letters, single digits, runs of anything else
-WORDS = r"<\|startoftext\|>|<\|endoftext\|>|'s|'t|'re|'ve|'m|'ll|'d|\p{L}+|\p{N}|[^\s\p{L}\p{N}]+"
+FIRST = r"<\|startoftext\|>|<\|endoftext\|>|'s|'t|'re|'ve|'m|'ll|'d|"
+WORDS = FIRST + r"\p{L}+|\p{N}|[^\s\p{L}\p{N}]+"
+# Printable ASCII without "&" has nothing to be mended, and Python's own expressions know its
+# letters. The modules that know all of Unicode take longer to import than a label list to encode.
+PLAIN = re.compile(r"[ -%'-~]*")
+PLAIN_WORDS = re.compile(FIRST + r"[a-z]+|[0-9]|[^\sa-z0-9]+")
 
 
 def byte_characters() -> dict[int, str]:
@@ -35,28 +42,40 @@ def byte_characters() -> dict[int, str]:
 
 def clean(text: str) -> str:
     """Mend mis-decoded Unicode, undo HTML escapes (twice), fold white space, lower the case."""
-    import ftfy
+    if not PLAIN.fullmatch(text):
+        import ftfy
 
-    text = html.unescape(html.unescape(ftfy.fix_text(text)))
+        text = html.unescape(html.unescape(ftfy.fix_text(text)))
     return " ".join(text.split()).lower()
+
+
+@cache
+def unicode_words() -> Any:
+    """WORDS, compiled by the package that knows what Unicode calls letters and numbers."""
+    import regex
+
+    return regex.compile(WORDS, regex.IGNORECASE)
+
+
+def split_words(text: str) -> list[str]:
+    """The words of a text that `clean` has seen."""
+    return (PLAIN_WORDS if PLAIN.fullmatch(text) else unicode_words()).findall(text)
 
 
 class Tokenizer:
     """Text to token ids and back; `Tokenizer()(["a cat"])` gives (1, 77) int64."""
 
     def __init__(self, context_length: int = 77) -> None:
-        import regex
-
         self.context_length = context_length
-        lines = gzip.decompress(VOCABULARY.read_bytes()).decode("utf-8").split("\n")
-        merges = [tuple(line.split()) for line in lines[1 : MERGES + 1]]
+        text = gzip.decompress(VOCABULARY.read_bytes()).decode("utf-8")
+        merges = text.split("\n", MERGES + 1)[1:-1]  # "a b</w>": pairs, the best first
         self.bytes = byte_characters()
         symbols = list(self.bytes.values())
-        symbols += [s + "</w>" for s in symbols] + ["".join(m) for m in merges] + [START, END]
-        self.ids = {symbol: i for i, symbol in enumerate(symbols)}
+        symbols += [s + "</w>" for s in symbols]
+        symbols += [*"\n".join(merges).replace(" ", "").split("\n"), START, END]
+        self.ids = dict(zip(symbols, count(), strict=False))
         self.symbols = symbols
-        self.ranks = {merge: i for i, merge in enumerate(merges)}
-        self.words = regex.compile(WORDS, regex.IGNORECASE)
+        self.ranks = dict(zip(merges, count(), strict=False))
         self.pieces = {START: (START,), END: (END,)}  # memo of merged words
 
     @property
@@ -73,16 +92,20 @@ class Tokenizer:
             return self.pieces[word]
         parts = [*word[:-1], word[-1] + "</w>"]
         while len(parts) > 1:
-            best = min(pairwise(parts), key=lambda pair: self.ranks.get(pair, len(self.ranks)))
-            if best not in self.ranks:
+            best = min(pairwise(parts), key=self.rank)
+            if " ".join(best) not in self.ranks:
                 break
             parts = merge_pair(parts, best)
         self.pieces[word] = tuple(parts)
         return self.pieces[word]
 
+    def rank(self, pair: tuple[str, str]) -> int:
+        """A pair's place among the merges, behind all of them for one that is none."""
+        return self.ranks.get(" ".join(pair), len(self.ranks))
+
     def encode(self, text: str) -> list[int]:
         """Token ids without start and end."""
-        words = self.words.findall(clean(text))
+        words = split_words(clean(text))
         spelled = ("".join(self.bytes[b] for b in word.encode("utf-8")) for word in words)
         return [self.ids[piece] for word in spelled for piece in self.merge(word)]
 
@@ -138,5 +161,5 @@ def warn_of_cut(text: str, tokens: int, most: int) -> None:
 
 @cache
 def tokenizer(context_length: int = 77) -> Tokenizer:
-    """One tokenizer per length; reading the vocabulary takes a quarter of a second."""
+    """One tokenizer per length; reading the vocabulary takes its time."""
     return Tokenizer(context_length)

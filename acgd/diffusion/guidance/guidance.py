@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 import torch
 from torch import Tensor
 
-from acgd.diffusion.guidance.loss import Loss
+from acgd.diffusion.guidance.loss import Loss, carry_back
 from acgd.diffusion.guidance.schedules import Constant
 from acgd.diffusion.interfaces import Schedule
 from acgd.diffusion.process import LEAST_ABAR, Diffusion
@@ -92,7 +92,7 @@ class Guidance:
             x = x.detach().requires_grad_()
             pixels = self.decode(x)
         grad = self._pixel_gradient(names, pixels.detach(), values)
-        return grad if pixels is x else torch.autograd.grad(pixels, x, grad)[0]
+        return grad if pixels is x else carry_back(grad, pixels, x)
 
     def _pixel_gradient(self, names: list[str], x: Tensor, values: dict[str, Tensor]) -> Tensor:
         grad = torch.zeros_like(x)

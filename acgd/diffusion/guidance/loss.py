@@ -35,3 +35,13 @@ def value_and_grad(function: Callable[[Tensor], Tensor], x: Tensor) -> tuple[Ten
         x = x.detach().requires_grad_()
         value = function(x)
         return value.detach(), torch.autograd.grad(value.sum(), x)[0]
+
+
+def carry_back(grad: Tensor, output: Tensor, x: Tensor) -> Tensor:
+    """dL/dx from grad = dL/doutput, of output's shape: one vector-Jacobian product.
+
+    Written as the gradient of a number. Handed a gradient, torch.autograd.grad imports the
+    compiler's symbols and with them sympy, a quarter of a second before the first step.
+    """
+    with torch.enable_grad():
+        return torch.autograd.grad((output * grad).sum(), x)[0]

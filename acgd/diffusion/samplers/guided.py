@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from acgd.diffusion.denoiser import Denoiser
+from acgd.diffusion.guidance.loss import carry_back
 from acgd.diffusion.interfaces import Prediction
 from acgd.diffusion.process import Diffusion
 from acgd.errors import UserError
@@ -57,7 +58,7 @@ def guided(denoiser: Denoiser, x: Tensor, t: Tensor, guide=None) -> Guided:
     grad_x, grad_x0, losses = guide(x, prediction.x0, t)
     grad = torch.zeros_like(x) if grad_x is None else grad_x
     if grad_x0 is not None and guide.through_unet:
-        grad = grad + torch.autograd.grad(pred.x0, x_in, grad_x0)[0]
+        grad = grad + carry_back(grad_x0, pred.x0, x_in)
     elif grad_x0 is not None:
         grad = grad + x0_jacobian(denoiser.diffusion, t) * grad_x0
     return Guided(prediction, guide.limit(grad), losses)
