@@ -10,7 +10,8 @@ whether anyone wants that. The layers here keep
 
 Their values are those of PyTorch's layers, their gradients the same to rounding. They step in
 where a gradient flows to a large input and to nothing else; training and small maps run PyTorch's
-own layers. Keys are unchanged. Second derivatives raise an error.
+own layers. Keys are unchanged. Second derivatives raise an error. Large 3x3 convolutions on a CPU
+go Winograd's way, see `winograd`: there values, too, are the same to rounding.
 
 On processors without bf16 or fp16 arithmetic PyTorch computes those convolutions a number at a
 time, dozens of times slower than in float32: there they are computed in float32, and weights and
@@ -26,6 +27,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
+
+from acgd.models import winograd
 
 WORTH = 2**20  # bytes of an input from which on memory matters more than a call's overhead
 GRAD_OF_INPUT = [True, False, False]  # of input, weight and bias
@@ -63,10 +66,12 @@ class Conv2d(nn.Conv2d):
 def convolve(x: Tensor, weight: Tensor, bias: Tensor | None, *places: Any) -> Tensor:
     """F.conv2d in `arithmetic(x)`; the answer has x's dtype."""
     wide = arithmetic(x)
-    if wide == x.dtype:  # autocast has its way
-        return F.conv2d(x, weight, bias, *places)
-    bias = None if bias is None else bias.to(wide)
-    return F.conv2d(x.to(wide), weight.to(wide), bias, *places).to(x.dtype)
+    if wide != x.dtype:
+        bias = None if bias is None else bias.to(wide)
+        return convolve(x.to(wide), weight.to(wide), bias, *places).to(x.dtype)
+    if winograd.pays(x, weight, *places):
+        return winograd.convolution(x, weight, bias)
+    return F.conv2d(x, weight, bias, *places)  # autocast has its way
 
 
 class FrozenConvolution(torch.autograd.Function):
@@ -83,12 +88,15 @@ class FrozenConvolution(torch.autograd.Function):
     @once_differentiable
     def backward(ctx, grad):
         (weight,) = ctx.saved_tensors
+        grad = grad.contiguous(memory_format=ctx.layout)
+        dtype, grad, weight = grad.dtype, grad.to(ctx.wide), weight.to(ctx.wide)
+        if winograd.pays(grad, weight, *ctx.places, ctx.groups):
+            return winograd.gradient(grad, weight).to(dtype), *[None] * 6
         # the input's gradient needs of the input no number, only its shape and layout
         x = torch.empty(ctx.shape, dtype=ctx.wide, device=grad.device, memory_format=ctx.layout)
         given = *ctx.places, False, [0, 0], ctx.groups, GRAD_OF_INPUT
-        wide = grad.to(ctx.wide), x, weight.to(ctx.wide)
-        gradients = torch.ops.aten.convolution_backward(*wide, None, *given)
-        return gradients[0].to(grad.dtype), *[None] * 6
+        gradients = torch.ops.aten.convolution_backward(grad, x, weight, None, *given)
+        return gradients[0].to(dtype), *[None] * 6
 
 
 class BatchNorm2d(nn.BatchNorm2d):
