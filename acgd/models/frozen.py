@@ -28,7 +28,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from acgd.models import winograd
+from acgd.models import packed, winograd
 
 WORTH = 2**20  # bytes of an input from which on memory matters more than a call's overhead
 GRAD_OF_INPUT = [True, False, False]  # of input, weight and bias
@@ -57,6 +57,8 @@ class Conv2d(nn.Conv2d):
     """nn.Conv2d; without its input in the graph where its weights are frozen."""
 
     def forward(self, x: Tensor) -> Tensor:
+        if packed.pays(self, x):
+            return packed.convolve(self, x)
         places = self.stride, self.padding, self.dilation, self.groups
         if only_input(x, self.weight, self.bias):
             return FrozenConvolution.apply(x, self.weight, self.bias, *places)

@@ -110,7 +110,8 @@ class Record:
         info.add_text("label", ascii(self.run.label))
         info.add_text("config", json.dumps(config, sort_keys=True))
         buffer = io.BytesIO()
-        image.save(buffer, format="PNG", pnginfo=info)
+        # a quarter of the time of level 6 for a sixth more bytes
+        image.save(buffer, format="PNG", pnginfo=info, compress_level=1)
         path = self.folder / name
         path.parent.mkdir(exist_ok=True)
         write(path, buffer.getvalue())
