@@ -6,6 +6,7 @@
     sweep     a sweep of eight jobs, its pictures one by one and in one batch
 
 `benchmark.py full` is the notebook's configuration at its true size: see benchmark_full.py.
+`benchmark.py quality` says what a second buys: see benchmark_quality.py.
 `benchmark.py originals` sets the original packages beside acgd: see benchmark_originals.py.
 
 Columns: wall seconds, the processor's seconds (over all threads, little moved by what else runs),
@@ -154,18 +155,24 @@ def measure_sweep(overrides: list[str]) -> Iterator[Figure]:
 
 def prepare(overrides: list[str], batch: int) -> tuple[Any, Iterator]:
     """The models (kept from case to case) and a guided run of `batch` pictures of "a dog"."""
-    from acgd.config.compose import compose
     from acgd.pipeline import settings
-    from acgd.pipeline.models import Models
     from acgd.pipeline.sampling import sample
-    from acgd.runs.run import resolve
     from acgd.types import Target
 
-    cfg = resolve(compose(overrides))
-    models = Models(cfg)
+    models, cfg = models_for(overrides)
     chosen = settings.read([{**cfg, "seed": seed} for seed in range(batch)])
     target = Target(models.encoder.text(["a dog"])[0], 1.0, "text", "a dog")
     return models, sample(models, [[target]] * batch, chosen, chosen.noise())
+
+
+def models_for(overrides: list[str]) -> tuple[Any, dict]:
+    """The models that a config asks for, kept by acgd from one to the next, and the config."""
+    from acgd.config.compose import compose
+    from acgd.pipeline.models import Models
+    from acgd.runs.run import resolve
+
+    cfg = resolve(compose(overrides))
+    return Models(cfg), cfg
 
 
 def show(figures: Iterator[Figure]) -> None:
@@ -187,6 +194,10 @@ def main(arguments: list[str] | None = None) -> None:
         import benchmark_full
 
         return benchmark_full.main(arguments[1:])
+    if arguments[:1] == ["quality"]:
+        import benchmark_quality
+
+        return benchmark_quality.main(arguments[1:])
     if arguments[:1] == ["originals"]:
         import benchmark_originals
 

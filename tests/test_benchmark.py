@@ -7,6 +7,7 @@ import sys
 
 import benchmark
 import benchmark_full
+import benchmark_quality
 import pytest
 from conftest import ENCODER, ROOT
 
@@ -103,3 +104,30 @@ def test_the_full_configuration_runs_without_files(monkeypatch, precision):
     assert len(found["seconds"]) == 2 and found["estimate"] > 0
     said = benchmark_full.line("float32", {**found, "process": 5.5e9})
     assert "s a step" in said and "peak  5.50 GB" in said
+
+
+def test_what_a_second_buys_is_a_line_for_each_setting(capsys):
+    cases = "dpmpp, 6 steps;as configured"
+    own = ["sampler.steps=2", "guidance.num_cutouts=1"]
+    benchmark.main(["quality", "--names", "2", "--only", cases, *own])
+    *_, head, quick, configured = capsys.readouterr().out.rstrip().split("\n")
+    assert head.endswith("against dpmpp, 6 steps")
+    assert {line.split("  ")[0] for line in (quick, configured)} == set(cases.split(";"))
+
+
+def test_the_best_settings_have_a_star_and_differences_are_paired():
+    found = [
+        benchmark_quality.Found("slow", 4.0, [0.5, 0.7], 1.0),
+        benchmark_quality.Found("beaten", 5.0, [0.4, 0.6], 1.0),
+        benchmark_quality.Found("quick", 1.0, [0.4, 0.5], 0.5),
+    ]
+    _, quick, slow, beaten = benchmark_quality.table(found)
+    assert [line.endswith("*") for line in (quick, slow, beaten)] == [True, True, False]
+    assert "-0.100 (-0.100 to -0.100)" in beaten  # both a tenth lower: no doubt
+    assert "0.250" in quick  # of the first one's seconds
+
+
+def test_an_unknown_setting_is_named(capsys):
+    with pytest.raises(SystemExit):
+        benchmark.main(["quality", "--only", "faster"])
+    assert "unknown case 'faster': choose from the notebook's way; " in capsys.readouterr().err

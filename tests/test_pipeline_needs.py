@@ -12,7 +12,7 @@ import torch
 from conftest import ROOT, compose
 from safetensors.torch import save_file
 
-from acgd.diffusion import diffusers_model
+from acgd.diffusion import pipeline_files
 from acgd.diffusion.diffusers_model import DiffusersModel
 from acgd.errors import UserError
 from acgd.pipeline import counting, memory, models, pipelines
@@ -191,7 +191,7 @@ def test_checkpoints_keep_less_and_change_no_gradient(folders, kind):
 
 def test_only_an_xl_in_fp16_decodes_in_float32():
     config = {"force_upcast": True}
-    dtype = diffusers_model.pixels_dtype
+    dtype = pipeline_files.pixels_dtype
     assert dtype("StableDiffusionXLPipeline", config, torch.float16) == torch.float32
     assert dtype("StableDiffusionXLPipeline", config, torch.bfloat16) == torch.bfloat16
     assert dtype("StableDiffusionPipeline", config, torch.float16) == torch.float16

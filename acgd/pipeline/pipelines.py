@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from acgd.diffusion.diffusers_model import WEIGHTS, kind_of, pixels_dtype, save_memory
+from acgd.diffusion.pipeline_files import WEIGHTS, kind_of, pixels_dtype, save_memory
 from acgd.diffusion.text_networks import Network
 from acgd.pipeline.counting import back_bytes, fused_attention, passing_bytes, stored
 

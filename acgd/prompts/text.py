@@ -23,7 +23,7 @@ class TextPrompt:
 
     So a lone "rain:-1" keeps its sign and pushes away, and "dog:3" alone equals "dog". With
     `notebook_parsing` prompts are cut as the notebook cuts them, at any last colon. template: how
-    a network that is told in words is told (acgd.diffusion.diffusers_model.phrase).
+    a network that is told in words is told (acgd.diffusion.phrases.phrase).
     """
 
     def __init__(
