@@ -18,8 +18,8 @@ from conftest import compose
 from PIL import Image
 
 from acgd.diffusion.diffusers_model import DiffusersModel
-from acgd.diffusion.phrases import likeliest, phrase
 from acgd.diffusion.noise import Noise
+from acgd.diffusion.phrases import likeliest, phrase
 from acgd.diffusion.samplers.ddim import DDIM
 from acgd.diffusion.samplers.dpmpp import DPMSolverPP
 from acgd.diffusion.samplers.lcm import LCM
