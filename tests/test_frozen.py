@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from conftest import UNET
 from test_clip import RESNET
 
-from acgd.models import frozen
+from acgd.models import frozen, onednn
 from acgd.models.clip import CLIP
 from acgd.models.unet import GroupNorm32, UNet
 from acgd.pipeline.memory import kept_bytes
@@ -69,12 +69,65 @@ def test_batch_norm(monkeypatch, dtype):
     same(both(monkeypatch, filled(frozen.BatchNorm2d(6)), torch.randn(2, 6, 5, 5).to(dtype)))
 
 
+@pytest.mark.parametrize("channels", [8, 64])  # of 4 groups
 @pytest.mark.parametrize("film", [True, False])
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_group_norm_with_film_and_silu(monkeypatch, dtype, film):
-    norm, given = filled(GroupNorm32(4, 8)), torch.randn(2, 2, 8, 1, 1).to(dtype)
-    x = torch.randn(2, 8, 5, 5).to(dtype).contiguous(memory_format=torch.channels_last)
-    same(both(monkeypatch, lambda x: frozen.norm_silu(norm, x, *(given if film else ())), x))
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_group_norm_with_film_and_silu(monkeypatch, dtype, film, channels):
+    """Samples of a batch have FiLM of their own. In half precision gradients are nearer to exact
+    ones than PyTorch's, which rounds on the way."""
+    norm, given = filled(GroupNorm32(4, channels)), torch.randn(2, 2, channels, 1, 1).to(dtype)
+    x = torch.randn(2, channels, 5, 5).to(dtype).contiguous(memory_format=torch.channels_last)
+
+    def run(x):
+        return frozen.norm_silu(norm, x + 3, *(given.to(x.dtype) if film else ()))
+
+    (value, grad), (own_value, own_grad) = found = both(monkeypatch, run, x)
+    if dtype not in frozen.HALF:
+        return same(found)
+    torch.testing.assert_close(own_value, value)
+    assert own_grad.dtype == dtype and own_grad.stride() == grad.stride()
+    (_, exact), _ = both(monkeypatch, run, x.float())
+    assert (own_grad - exact).norm() < 1.05 * (grad - exact).norm() < 0.05 * exact.norm()
+
+
+def test_a_sample_s_film_is_its_own(monkeypatch):
+    monkeypatch.setattr(frozen, "WORTH", 0)
+    norm, given = filled(GroupNorm32(4, 8)), torch.randn(2, 3, 8, 1, 1)
+    x = torch.randn(3, 8, 5, 5, requires_grad=True)
+    together = frozen.norm_silu(norm, x, *given)
+    alone = [frozen.norm_silu(norm, x[i : i + 1], *given[:, i : i + 1]) for i in range(3)]
+    assert torch.equal(together, torch.cat(alone))
+    grads = [torch.autograd.grad(y.square().sum(), x)[0] for y in (together, torch.cat(alone))]
+    assert torch.equal(*grads)
+
+
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("kind", ["linear", "1x1"])
+def test_large_products_go_to_onednn(monkeypatch, kind, bias):
+    """Values and gradients; but not what learns, autocast, or where oneDNN is missing."""
+    calls, linear = [], onednn.linear
+    monkeypatch.setattr(onednn, "linear", lambda *a: calls.append(a) or linear(*a))
+    module, x = frozen.Linear(8, 12, bias=bias), torch.randn(2, 5, 8)
+    if kind == "1x1":
+        module, x = frozen.Conv2d(8, 12, 1, bias=bias), torch.randn(2, 8, 5, 3)
+        x = x.contiguous(memory_format=torch.channels_last)
+    filled(module)
+    plain = both(monkeypatch, module, x)[0]
+    assert not calls
+    monkeypatch.setattr(onednn, "LEAST", 1)
+    for ours, theirs in zip(both(monkeypatch, module, x)[1], plain, strict=True):
+        torch.testing.assert_close(ours, theirs)
+        assert ours.stride() == theirs.stride()
+    with torch.no_grad():
+        torch.testing.assert_close(module(x), plain[0])
+    calls.clear()
+    with torch.autocast("cpu", torch.bfloat16):
+        assert module(x).dtype == torch.bfloat16
+    assert module.requires_grad_()(x).requires_grad
+    monkeypatch.setattr(onednn, "works_here", lambda: False)
+    with torch.no_grad():
+        torch.testing.assert_close(module(x), plain[0])
+    assert not calls
 
 
 def unet_and_resnet():

@@ -21,7 +21,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from acgd.models.frozen import BatchNorm2d, Conv2d
+from acgd.models.frozen import BatchNorm2d, Conv2d, Linear
 
 
 class LayerNorm(nn.LayerNorm):
@@ -134,10 +134,10 @@ class AttentionPool2d(nn.Module):
         super().__init__()
         self.heads = heads
         self.positional_embedding = nn.Parameter(torch.randn(side**2 + 1, width) * width**-0.5)
-        self.k_proj = nn.Linear(width, width)
-        self.q_proj = nn.Linear(width, width)
-        self.v_proj = nn.Linear(width, width)
-        self.c_proj = nn.Linear(width, output_dim)
+        self.k_proj = Linear(width, width)
+        self.q_proj = Linear(width, width)
+        self.v_proj = Linear(width, width)
+        self.c_proj = Linear(width, output_dim)
         for layer in (self.k_proj, self.q_proj, self.v_proj, self.c_proj):
             nn.init.normal_(layer.weight, std=width**-0.5)
 

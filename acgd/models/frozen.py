@@ -6,7 +6,7 @@ whether anyone wants that. The layers here keep
 
     convolution               its weight, which is there anyway
     batch norm in use         one factor for each channel
-    group norm, FiLM, SiLU    the input; what lies between is computed again on the way back
+    group norm, FiLM, SiLU    the input and each group's mean and deviation
 
 Their values are those of PyTorch's layers, their gradients the same to rounding. They step in
 where a gradient flows to a large input and to nothing else; training and small maps run PyTorch's
@@ -28,9 +28,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from acgd.models import packed, winograd
+from acgd.models import onednn, packed, winograd
 
 WORTH = 2**20  # bytes of an input from which on memory matters more than a call's overhead
+HALF = torch.bfloat16, torch.float16
 GRAD_OF_INPUT = [True, False, False]  # of input, weight and bias
 
 
@@ -43,7 +44,7 @@ def only_input(x: Tensor, *others: Tensor | None) -> bool:
 
 def arithmetic(x: Tensor) -> torch.dtype:
     """The dtype that x's convolutions and products are computed in: its own or float32."""
-    slow = x.device.type == "cpu" and x.dtype in (torch.bfloat16, torch.float16)
+    slow = x.device.type == "cpu" and x.dtype in HALF
     return torch.float32 if slow and capability() in ("DEFAULT", "AVX2") else x.dtype
 
 
@@ -73,17 +74,25 @@ def convolve(x: Tensor, weight: Tensor, bias: Tensor | None, *places: Any) -> Te
         return convolve(x.to(wide), weight.to(wide), bias, *places).to(x.dtype)
     if winograd.pays(x, weight, *places):
         return winograd.convolution(x, weight, bias)
+    if is_linear(x, weight, *places):
+        h = onednn.linear(x.permute(0, 2, 3, 1), weight.flatten(1), bias)
+        return h.permute(0, 3, 1, 2)
     return F.conv2d(x, weight, bias, *places)  # autocast has its way
+
+
+def is_linear(x: Tensor, weight: Tensor, *places: Any) -> bool:
+    """Whether the convolution is a product of matrices, and faster as one."""
+    one = weight.shape[2:] == (1, 1) and places == ((1, 1), (0, 0), (1, 1), 1)
+    last = x.is_contiguous(memory_format=torch.channels_last)
+    return one and last and onednn.pays(x.permute(0, 2, 3, 1), weight)
 
 
 class FrozenConvolution(torch.autograd.Function):
     @staticmethod
     def forward(ctx, x, weight, bias, stride, padding, dilation, groups):
         ctx.save_for_backward(weight)
-        last = x.is_contiguous(memory_format=torch.channels_last)
-        ctx.layout = torch.channels_last if last else torch.contiguous_format
         ctx.shape, ctx.places, ctx.groups = x.shape, (stride, padding, dilation), groups
-        ctx.wide = arithmetic(x)
+        ctx.layout, ctx.wide = layout(x), arithmetic(x)
         return convolve(x, weight, bias, stride, padding, dilation, groups)
 
     @staticmethod
@@ -94,11 +103,47 @@ class FrozenConvolution(torch.autograd.Function):
         dtype, grad, weight = grad.dtype, grad.to(ctx.wide), weight.to(ctx.wide)
         if winograd.pays(grad, weight, *ctx.places, ctx.groups):
             return winograd.gradient(grad, weight).to(dtype), *[None] * 6
+        if is_linear(grad, weight, *ctx.places, ctx.groups):
+            h = onednn.linear(grad.permute(0, 2, 3, 1), weight.flatten(1).T, None)
+            return h.permute(0, 3, 1, 2).to(dtype), *[None] * 6
         # the input's gradient needs of the input no number, only its shape and layout
         x = torch.empty(ctx.shape, dtype=ctx.wide, device=grad.device, memory_format=ctx.layout)
         given = *ctx.places, False, [0, 0], ctx.groups, GRAD_OF_INPUT
         gradients = torch.ops.aten.convolution_backward(grad, x, weight, None, *given)
         return gradients[0].to(dtype), *[None] * 6
+
+
+class Linear(nn.Linear):
+    """nn.Linear; faster on a CPU where its weights are frozen."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return linear(x, self.weight, self.bias)
+
+
+def linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """F.linear, x (B, ..., C)."""
+    if only_input(x, weight, bias):
+        return FrozenLinear.apply(x, weight, bias)
+    return multiply(x, weight, bias)
+
+
+def multiply(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    if onednn.pays(x, weight):
+        return onednn.linear(x, weight, bias)
+    return F.linear(x, weight, bias)
+
+
+class FrozenLinear(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x, weight, bias):
+        ctx.save_for_backward(weight)
+        return multiply(x, weight, bias)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, grad):
+        (weight,) = ctx.saved_tensors
+        return multiply(grad, weight.T, None), None, None
 
 
 class BatchNorm2d(nn.BatchNorm2d):
@@ -145,15 +190,42 @@ def modulated(norm: nn.GroupNorm, x: Tensor, scale: Tensor | None, shift: Tensor
 class FrozenNormSiLU(torch.autograd.Function):
     @staticmethod
     def forward(ctx, x, norm, scale, shift):
-        ctx.save_for_backward(x, scale, shift)
-        ctx.norm = norm
-        return modulated(norm, x, scale, shift)
+        sizes = len(x), x.shape[1], x[0, 0].numel(), norm.num_groups
+        h, *statistics = torch.native_group_norm(own(x), norm.weight, norm.bias, *sizes, norm.eps)
+        h = h.to(x.dtype)
+        if scale is not None:
+            h.mul_(1 + scale).add_(shift)
+        ctx.save_for_backward(x, scale, shift, *statistics)
+        ctx.norm, ctx.sizes = norm, sizes
+        return F.silu(h, inplace=True)
 
     @staticmethod
     @once_differentiable
     def backward(ctx, grad):
-        x, scale, shift = ctx.saved_tensors
-        with torch.enable_grad():
-            x = x.detach().requires_grad_()
-            h = modulated(ctx.norm, x, scale, shift)
-        return torch.autograd.grad(h, x, grad)[0], None, None, None
+        x, scale, shift, *statistics = ctx.saved_tensors
+        norm, (*_, groups) = ctx.norm, ctx.sizes
+        # what SiLU saw again, as a factor and a summand for each channel
+        mean, rstd = (v.repeat_interleave(x.shape[1] // groups, 1) for v in statistics)
+        factor = (rstd * norm.weight)[..., None, None]
+        summand = norm.bias[:, None, None] - mean[..., None, None] * factor
+        if scale is not None:
+            factor, summand = factor * (1 + scale), summand * (1 + scale) + shift
+        h = torch.addcmul(summand, x, factor)
+        grad = torch.ops.aten.silu_backward(grad.to(h.dtype).contiguous(memory_format=layout(x)), h)
+        if scale is not None:
+            grad.mul_(1 + scale)
+        # in half precision PyTorch takes five times as long where groups are small
+        x = own(x) if x.shape[1] >= 16 * groups else x.float()
+        given = grad.to(x.dtype), x, *statistics, norm.weight, *ctx.sizes, GRAD_OF_INPUT
+        gradient = torch.ops.aten.native_group_norm_backward(*given)[0]
+        return gradient.to(ctx.saved_tensors[0].dtype), None, None, None
+
+
+def own(x: Tensor) -> Tensor:
+    """x as group norm takes it beside float32 weights: as it is where half precision may be."""
+    return x if x.device.type == "cpu" and x.dtype in HALF else x.float()
+
+
+def layout(x: Tensor) -> torch.memory_format:
+    last = x.is_contiguous(memory_format=torch.channels_last)
+    return torch.channels_last if last else torch.contiguous_format

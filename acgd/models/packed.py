@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cache
+from typing import Any
 from weakref import WeakKeyDictionary
 
 import torch
@@ -48,7 +49,8 @@ def works_here() -> bool:
     if not torch.backends.mkldnn.is_available():
         return False
     fast = torch.backends.cpu.get_cpu_capability().startswith(("AVX2", "AVX512"))
-    return fast and hasattr(torch.ops.mkldnn, "_convolution_pointwise")
+    names = "_convolution_pointwise", "_linear_pointwise"
+    return fast and all(hasattr(torch.ops.mkldnn, name) for name in names)
 
 
 def pays(layer: nn.Conv2d, x: Tensor) -> bool:
@@ -66,7 +68,7 @@ def pays(layer: nn.Conv2d, x: Tensor) -> bool:
         and weight.is_contiguous(memory_format=LAST)
         and not torch.is_autocast_enabled("cpu")
         and not torch.compiler.is_compiling()
-        and torch.backends.mkldnn.enabled
+        and bool(torch.backends.mkldnn.enabled)
         and works_here()
     )
 
@@ -136,10 +138,9 @@ def identity(weight: Tensor) -> tuple:
 
 def pack(weight: Tensor, layer: nn.Conv2d, shape: torch.Size) -> Tensor:
     """(O, I, k, k) in the order that oneDNN chooses for inputs of this shape."""
-    places = layer.padding, layer.stride, layer.dilation, layer.groups
-    return torch._C._nn.mkldnn_reorder_conv2d_weight(
-        weight.contiguous().to_mkldnn(), *places, list(shape)
-    )
+    places: Any = layer.padding, layer.stride, layer.dilation, layer.groups, list(shape)
+    weight = weight.contiguous().to_mkldnn()
+    return torch._C._nn.mkldnn_reorder_conv2d_weight(weight, *places)
 
 
 def run(x: Tensor, weight: Tensor, bias: Tensor | None, layer: nn.Conv2d) -> Tensor:

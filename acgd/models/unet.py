@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from acgd.models import frozen
 from acgd.models.frozen import Conv2d, arithmetic, norm_silu
 
 CHANNEL_MULT = {
@@ -143,7 +144,7 @@ def attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
 def linear(conv: nn.Conv1d, h: Tensor) -> Tensor:
     """A 1x1 convolution of (B, HW, C), in h's dtype."""
     bias = None if conv.bias is None else conv.bias.to(h.dtype)
-    return F.linear(h, conv.weight[..., 0].to(h.dtype), bias)
+    return frozen.linear(h, conv.weight[..., 0].to(h.dtype), bias)
 
 
 class Downsample(nn.Module):

@@ -17,7 +17,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-LEAST_PIXELS, LEAST_CHANNELS = 64 * 64, 64  # below, the transforms take more than they save
+from acgd.models import onednn
+
+LEAST_PIXELS, LEAST_CHANNELS = 64 * 64, 128  # below, the transforms take more than they save
 SQUARES = 256  # worked on at once: they stay in the processor's cache
 
 
@@ -55,12 +57,6 @@ def pays(x: Tensor, weight: Tensor, *places: Any) -> bool:
     places: stride, padding, dilation, each a pair, and groups.
     A picture decides that alone, not how many there are: it is the same in any batch.
     """
-    if x.device.type != "cpu" or x.dtype != torch.float32 or weight.dtype != torch.float32:
-        return False
-    if torch.is_grad_enabled() and (x.requires_grad or weight.requires_grad):
-        return False  # PyTorch's own keeps what their gradients need
-    if torch.is_autocast_enabled("cpu"):
-        return False
     height, width = x.shape[2:]
     return (
         weight.shape[2:] == (3, 3)
@@ -69,8 +65,7 @@ def pays(x: Tensor, weight: Tensor, *places: Any) -> bool:
         and height * width >= LEAST_PIXELS
         and height % 4 == width % 4 == 0
         and x.is_contiguous(memory_format=torch.channels_last)
-        and torch.backends.mkldnn.is_available()
-        and hasattr(torch.ops.mkldnn, "_convolution_pointwise")
+        and onednn.takes(x, weight)
     )
 
 
@@ -85,13 +80,9 @@ def gradient(grad: Tensor, weight: Tensor) -> Tensor:
 
 
 def transformed(weight: Tensor, matrix: Tensor) -> Tensor:
-    """The weights (O, C, 3, 3) at the 36 points, in the layout that oneDNN multiplies with."""
-    outward, inward = weight.shape[:2]
+    """The weights (O, C, 3, 3) at the 36 points, packed."""
     points = matrix @ weight.reshape(-1, 9).T  # (36, O C)
-    points = points.view(36 * outward, inward, 1, 1).to_mkldnn()
-    places = [0, 0], [1, 1], [1, 1], 36, [1, 36 * inward, SQUARES, 1]
-    # torch's stubs do not know the last argument
-    return torch._C._nn.mkldnn_reorder_conv2d_weight(points, *places)  # type: ignore[call-arg]
+    return onednn.packed(points.view(36, *weight.shape[:2]), SQUARES)
 
 
 def filtered(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
@@ -107,21 +98,8 @@ def filtered(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
             strip = F.pad(strip, (0, 0, 1, 1, int(top == 0), int(end == height)))
             squares = strip.unfold(0, 6, 4).unfold(1, 6, 4).permute(0, 1, 3, 4, 2)
             v = PIXELS @ squares.reshape(-1, 36, inward)  # (T, 36, C)
-            y = BACK @ products(v, weight)  # (T, 16, O)
+            y = BACK @ onednn.grouped(v, weight)  # (T, 16, O)
             y = y.view(-1, width // 4, 4, 4, outward).transpose(1, 2)
             drawn = place[top:end].view(y.shape)
             drawn.copy_(y) if bias is None else torch.add(y, bias, out=drawn)
     return out.permute(0, 3, 1, 2)
-
-
-def products(v: Tensor, packed: Tensor) -> Tensor:
-    """Of each square (T, 36, C) and point the channels' product with the weights: (T, 36, O).
-
-    To oneDNN it is a 1x1 convolution in 36 groups; as such it has twice the speed of torch.bmm on
-    processors for which MKL has no AVX-512.
-    """
-    count, points, inward = v.shape
-    line = v.view(1, count, 1, points * inward).permute(0, 3, 1, 2)
-    places = [0, 0], [1, 1], [1, 1], points
-    out = torch.ops.mkldnn._convolution_pointwise(line, packed, None, *places, "none", [], "")
-    return out.permute(0, 2, 3, 1).view(count, points, -1)
