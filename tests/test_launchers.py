@@ -13,6 +13,7 @@ import signal
 import subprocess
 import sys
 import time
+import types
 from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
@@ -23,8 +24,9 @@ from omegaconf import OmegaConf
 
 from acgd.config.explain import explain
 from acgd.runs import folder as folders
-from acgd.sweep.launchers import ray, submitit
+from acgd.sweep.launchers import gpus, ray, submitit
 from acgd.sweep.launchers.base import Elsewhere, Lost
+from acgd.sweep.launchers.joblib import Joblib
 
 clusters = pytest.mark.skipif("ACGD_CLUSTERS" not in os.environ, reason="ACGD_CLUSTERS=1 asks")
 PATH = os.environ["PATH"] + ":/usr/sbin:/sbin"
@@ -131,7 +133,7 @@ class Fake(Elsewhere):
 
 def test_lost_jobs_are_written_down_and_the_rest_is_told(tmp_path, capsys):
     launcher = Fake()
-    config = OmegaConf.create({"hydra": {"sweep": {"dir": str(tmp_path)}}})
+    config = OmegaConf.create({"device": "auto", "hydra": {"sweep": {"dir": str(tmp_path)}}})
     launcher.setup(hydra_context=None, task_function=None, config=config)
     ended = launcher.launch([["a=1", "c=1"], ["a=2", "c=1"], ["a=3", "c=1"]], 0)
     assert ended[0].return_value == 0.5
@@ -142,6 +144,100 @@ def test_lost_jobs_are_written_down_and_the_rest_is_told(tmp_path, capsys):
     assert "ValueError: a fault" in found[2]["traceback"]
     said = capsys.readouterr().err.splitlines()
     assert said[0] == "acgd: job 1, a=2: its process was lost" and len(said) == 2
+
+
+def claimed(folder: Path, count: int) -> tuple[int, str | None]:
+    """In a worker process: claim a GPU and keep it until `count` processes have claimed one."""
+    mine = gpus.claim(["3", "GPU-7f-00"], folder)
+    until(lambda: len(list(folder.iterdir())) >= count, 60)
+    return os.getpid(), mine
+
+
+@pytest.mark.process
+def test_processes_share_the_gpus_evenly(tmp_path):
+    joblib = pytest.importorskip("joblib")
+    work = joblib.Parallel(n_jobs=4, backend="loky")
+    taken = dict(work(joblib.delayed(claimed)(tmp_path / "gpus", 4) for _ in range(4)))
+    assert sorted(taken.values()) == ["3", "3", "GPU-7f-00", "GPU-7f-00"]
+    again = dict(work(joblib.delayed(claimed)(tmp_path / "gpus", 4) for _ in range(4)))
+    assert all(taken[process] == gpu for process, gpu in again.items())  # each keeps its own
+
+
+def test_without_gpus_nothing_is_claimed(tmp_path, monkeypatch):
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    assert gpus.claim([], tmp_path / "gpus") is None
+    assert "CUDA_VISIBLE_DEVICES" not in os.environ and not (tmp_path / "gpus").exists()
+
+
+@pytest.mark.parametrize(
+    ("named", "seen"), [("2,GPU-7f", ["2", "GPU-7f"]), (None, ["0", "1"]), ("5,6,7", ["5", "6"])]
+)
+def test_gpus_have_the_names_that_cuda_gives_them(named, seen, monkeypatch):
+    monkeypatch.setattr(gpus, "DRIVERS", ["/dev/null"])
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
+    if named is None:
+        monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    else:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", named)
+    assert gpus.visible() == seen
+
+
+def opened(launcher: type[Elsewhere], device: str, monkeypatch, **options) -> Elsewhere:
+    """A launcher that is ready, on a machine with two GPUs."""
+    monkeypatch.setattr(gpus, "visible", lambda: ["0", "1"])
+    made = launcher(**options)
+    config = OmegaConf.create({"device": device, "hydra": {"sweep": {"dir": "sweep"}}})
+    made.setup(hydra_context=None, task_function=None, config=config)
+    made.open()
+    return made
+
+
+@pytest.mark.parametrize(
+    ("device", "asked", "jobs", "claims"),
+    [("auto", -1, 2, ["0", "1"]), ("cuda", 6, 6, ["0", "1"]), ("cpu", -1, -1, []),
+     ("cuda:1", -1, -1, [])],
+)  # fmt: skip
+def test_joblib_has_a_process_for_each_gpu(device, asked, jobs, claims, monkeypatch):
+    made = opened(Joblib, device, monkeypatch, n_jobs=asked)
+    assert (made.options["n_jobs"], made.work.gpus) == (jobs, claims)
+
+
+@pytest.mark.parametrize(
+    ("gres", "asked", "given", "told"),
+    [
+        ("gpu:a100:4(S:0-1)", None, 1, ""),
+        ("(null)", None, None, ""),
+        ("gpu:4", 2, 2, ""),
+        ("gpu:4", 0, 0, "jobs get none of this cluster's GPUs: hydra.launcher.gpus_per_node=0"),
+    ],
+)  # fmt: skip
+def test_slurm_is_asked_for_a_gpu_where_it_has_any(
+    gres, asked, given, told, tmp_path, monkeypatch, capsys
+):
+    pytest.importorskip("submitit")
+    (tmp_path / "sinfo").write_text(f"#!/bin/sh\n[ $3 = --partition=big ] && echo '{gres}'\n")
+    for name in ("sinfo", "srun", "sbatch"):
+        (tmp_path / name).touch()
+        (tmp_path / name).chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    own = {"gpus_per_node": asked, "partition": "big", "submitit_folder": str(tmp_path / "s")}
+    made = opened(submitit.Slurm, "auto", monkeypatch, **own)
+    assert made.executor._executor.parameters.get("gpus_per_node") == given
+    said = capsys.readouterr().err
+    assert told in said and bool(said) == bool(told)
+
+
+@pytest.mark.parametrize(
+    ("there", "asked", "given", "told"),
+    [(4.0, None, 1, 0), (0.0, None, None, 0), (4.0, 0.5, 0.5, 0), (4.0, 0, 0, 1)],
+)
+def test_ray_is_asked_for_a_gpu_where_it_has_any(there, asked, given, told, monkeypatch, capsys):
+    cluster = types.SimpleNamespace(cluster_resources=lambda: {"CPU": 8.0, "GPU": there})
+    monkeypatch.setitem(sys.modules, "ray", cluster)
+    monkeypatch.setattr(ray.Ray, "open", lambda self: None)
+    made = opened(ray.Ray, "cuda", monkeypatch, ray={"remote": {"num_gpus": asked}})
+    assert made.takes().get("num_gpus") == given
+    assert capsys.readouterr().err.count("jobs get none of this cluster's GPUs") == told
 
 
 def test_slurms_queue_says_which_jobs_are_left(tmp_path, monkeypatch, capsys):

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import traceback
 from abc import abstractmethod
 from collections.abc import Iterator, Sequence
@@ -29,6 +30,7 @@ from acgd.config.explain import explain
 from acgd.errors import UserError, say
 from acgd.runs import folder as folders
 from acgd.sweep.jobs import FAILED, tell_of_shared
+from acgd.sweep.launchers import gpus
 
 HERE = Path(__file__).resolve().parents[3]
 
@@ -46,9 +48,12 @@ class Work:
     config: DictConfig
     state: Any  # of Hydra's singletons
     cwd: str  # where the command was given
+    claims: Path  # folder where processes claim the machine's GPUs
+    gpus: list[str]  # those that they share; none on a cluster
 
     def __call__(self, number: int, overrides: list[str]) -> Any:
         """Run the job; returns what it returns, raises what keeps it from beginning."""
+        gpus.claim(self.gpus, self.claims)
         os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as acgd.pipeline, before torch comes
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
         os.chdir(self.cwd)
@@ -98,7 +103,9 @@ class Elsewhere(Launcher):
         self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig
     ) -> None:
         self.folder = Path(config.hydra.sweep.dir)
-        self.work = Work(hydra_context, task_function, config, None, os.getcwd())
+        self.device = config.device
+        claims = (self.folder / ".gpus").absolute()
+        self.work = Work(hydra_context, task_function, config, None, os.getcwd(), claims, [])
 
     def launch(
         self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int
@@ -114,6 +121,7 @@ class Elsewhere(Launcher):
         for number, value in self.spread(jobs):
             values[number] = value
             self.ended(number, [one for one in jobs[number] if one not in common], value)
+        shutil.rmtree(self.work.claims, ignore_errors=True)
         tell_of_shared([folders.state(self.folder / str(number)) for number in jobs])
         return [returned(values.get(number), jobs[number]) for number in jobs]
 

@@ -1,6 +1,7 @@
 """hydra/launcher=joblib: jobs side by side in processes of this machine.
 
-A process keeps its models for its next job, and torch takes its share of the cores.
+A process keeps its models for its next job, and torch takes its share of the cores. Where there are
+GPUs each process has one of them.
 """
 
 from __future__ import annotations
@@ -9,11 +10,18 @@ from collections.abc import Iterator
 from concurrent.futures.process import BrokenProcessPool
 from typing import Any
 
+from acgd.sweep.launchers import gpus
 from acgd.sweep.launchers.base import Elsewhere, Lost, attempt
 
 
 class Joblib(Elsewhere):
-    """n_jobs: processes, -1 for one a core; the other options are joblib.Parallel's, too."""
+    """n_jobs: processes, -1 for one a GPU where there are any, else one a core; the other options
+    are joblib.Parallel's, too."""
+
+    def open(self) -> None:
+        self.work.gpus = gpus.visible() if gpus.wanted(self.device) else []
+        if self.work.gpus and self.options["n_jobs"] == -1:
+            self.options["n_jobs"] = len(self.work.gpus)
 
     def spread(self, jobs: dict[int, list[str]]) -> Iterator[tuple[int, Any]]:
         from joblib import Parallel, delayed

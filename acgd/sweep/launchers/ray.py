@@ -9,7 +9,8 @@ import sys
 from collections.abc import Iterator
 from typing import Any
 
-from acgd.errors import UserError
+from acgd.errors import UserError, say
+from acgd.sweep.launchers import gpus
 from acgd.sweep.launchers.base import Elsewhere, Lost, attempt
 
 PATIENCE = 20  # seconds for the cluster's head to answer
@@ -33,7 +34,7 @@ class Ray(Elsewhere):
     def spread(self, jobs: dict[int, list[str]]) -> Iterator[tuple[int, Any]]:
         import ray
 
-        run = ray.remote(**{"max_retries": 0, **self.options["ray"]["remote"]})(attempt)
+        run = ray.remote(**{"max_retries": 0, **self.takes()})(attempt)
         work = ray.put(self.work)
         left = {run.remote(work, number, given): number for number, given in jobs.items()}
         while left:
@@ -44,6 +45,18 @@ class Ray(Elsewhere):
                 except ray.exceptions.RayError as error:
                     what = type(error).__name__
                     yield number, Lost(f"its process was lost ({what}); repeat the command")
+
+    def takes(self) -> dict[str, Any]:
+        """What a job takes of the cluster; a GPU where there are any, unless it is said."""
+        import ray
+
+        takes = dict(self.options["ray"]["remote"])
+        if gpus.wanted(self.device) and ray.cluster_resources().get("GPU"):
+            if takes.get("num_gpus") is None:
+                takes["num_gpus"] = 1
+            elif not takes["num_gpus"]:
+                say("jobs get none of this cluster's GPUs: hydra.launcher.ray.remote.num_gpus=0")
+        return {name: value for name, value in takes.items() if value is not None}
 
 
 def connect(address: str | None = None, **options: Any) -> None:

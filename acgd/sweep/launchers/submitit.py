@@ -16,6 +16,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from acgd.errors import UserError, say
+from acgd.sweep.launchers import gpus
 from acgd.sweep.launchers.base import Elsewhere, Lost
 
 ARRAY = 1000  # jobs that Slurm takes at once, by its own default
@@ -86,14 +87,17 @@ class Submitit(Elsewhere):
 
 
 class Local(Submitit):
-    """As many processes at a time as there are cores, or cores over cpus_per_task."""
+    """As many processes at a time as there are GPUs; without any, as there are cores, or cores over
+    cpus_per_task."""
 
     cluster = "local"
 
     def open(self) -> None:
         threads = self.options["cpus_per_task"] or 1
         os.environ.setdefault("OMP_NUM_THREADS", str(threads))
-        self.most = max(1, cores() // threads)
+        self.work.gpus = gpus.visible() if gpus.wanted(self.device) else []
+        self.options["gpus_per_node"] = None  # or submitit would give all of them the first
+        self.most = len(self.work.gpus) or max(1, cores() // threads)
         super().open()
 
     def room(self, running: int) -> int:
@@ -107,6 +111,24 @@ class Slurm(Submitit):
     """Slurm has a queue of its own: array_parallelism jobs of it run at a time."""
 
     cluster = "slurm"
+
+    def open(self) -> None:
+        if self.options["gpus_per_node"] is None and gpus.wanted(self.device):
+            self.options["gpus_per_node"] = 1 if self.has_gpus() else None
+        elif not self.options["gpus_per_node"] and gpus.wanted(self.device) and self.has_gpus():
+            say("jobs get none of this cluster's GPUs: hydra.launcher.gpus_per_node=0")
+        super().open()
+
+    def has_gpus(self) -> bool:
+        """Whether the partition that jobs go to has GPUs, as Slurm lists them."""
+        ask, partition = ["sinfo", "--noheader", "--format=%G"], self.options["partition"]
+        ask += [f"--partition={partition}"] if partition else []
+        try:
+            said = subprocess.run(ask, capture_output=True, text=True, timeout=60).stdout
+        except (OSError, subprocess.TimeoutExpired):
+            return False
+        return re.search(r"\bgpu:", said) is not None
+
     usual = ("None", "Priority", "Resources", "JobArrayTaskLimit", "BeginTime", "Dependency")
 
     def __init__(self, **options: Any):
