@@ -101,6 +101,12 @@ def test_a_sample_s_film_is_its_own(monkeypatch):
     assert torch.equal(*grads)
 
 
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_doubling_a_map_whose_gradient_is_a_part_of_another(monkeypatch, layout):
+    x = torch.randn(2, 3, 5, 4).to(memory_format=layout)
+    same(both(monkeypatch, lambda x: torch.cat([frozen.doubled(x), x.repeat(1, 1, 2, 2)], 1), x))
+
+
 @pytest.mark.parametrize("bias", [True, False])
 @pytest.mark.parametrize("kind", ["linear", "1x1"])
 def test_large_products_go_to_onednn(monkeypatch, kind, bias):

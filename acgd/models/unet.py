@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from acgd.models import frozen
-from acgd.models.frozen import Conv2d, arithmetic, norm_silu
+from acgd.models.frozen import Conv2d, arithmetic, doubled, norm_silu
 
 CHANNEL_MULT = {
     512: "0.5,1,1,2,2,4,4",
@@ -65,7 +65,7 @@ def zero(module: M) -> M:
 
 def resample(x: Tensor, mode: str | None) -> Tensor:
     if mode == "up":
-        return F.interpolate(x, scale_factor=2, mode="nearest")
+        return doubled(x)
     return F.avg_pool2d(x, 2) if mode == "down" else x
 
 

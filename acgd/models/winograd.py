@@ -81,7 +81,7 @@ def gradient(grad: Tensor, weight: Tensor) -> Tensor:
 
 def transformed(weight: Tensor, matrix: Tensor) -> Tensor:
     """The weights (O, C, 3, 3) at the 36 points, packed."""
-    points = matrix @ weight.reshape(-1, 9).T  # (36, O C)
+    points = matrix @ weight.permute(2, 3, 0, 1).reshape(9, -1)  # (36, O C)
     return onednn.packed(points.view(36, *weight.shape[:2]), SQUARES)
 
 
