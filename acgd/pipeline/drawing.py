@@ -107,6 +107,10 @@ def keep(batch: list[Sample], step: Step, count: int, total: int, models: Models
     every = cfg["preview_every"]
     if count < total and not (every and count % every == 0):
         return
+    if not every:
+        for _, one in alive:
+            one.record.flush()
+        return
     pixels = to_bytes(models.model.decoder(cfg["guidance"].get("decoder", "full"))(step.x0))
     for i, one in alive:
         one.record.flush()
