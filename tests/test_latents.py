@@ -116,6 +116,23 @@ def test_the_gradient_goes_back_through_the_decoder(model):
         torch.testing.assert_close(found, torch.autograd.grad(total, z)[0], rtol=1e-3, atol=1e-5)
 
 
+def test_latents_are_decoded_once_for_as_long_as_they_stay(model):
+    z = normal(2, 4, 8, 8)
+    seen = model.decode(z.detach().requires_grad_())  # by guidance
+    assert model.decode(z).data_ptr() == seen.data_ptr()  # by a preview
+    assert not torch.equal(model.decode(z + 0.1), seen)
+    first = model.decode(z)
+    z += 0.1
+    assert not torch.equal(model.decode(z), first)
+    assert torch.autograd.grad(model.decode(z.requires_grad_()).sum(), z)[0].any()
+
+
+def test_weights_are_in_the_layout_that_convolutions_take(model):
+    for weight in [*model.unet.parameters(), *model.autoencoder.parameters()]:
+        last = weight.ndim != 4 or weight.is_contiguous(memory_format=torch.channels_last)
+        assert last and not weight.requires_grad
+
+
 def test_a_sample_alone_equals_itself_in_a_batch(render):
     together = render("seed=[0,1,2]")
     (alone,) = render("seed=1", "name=alone")

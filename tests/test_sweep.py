@@ -297,6 +297,9 @@ def test_runs_of_a_sweep_have_pages_of_their_own_only_when_told(
     runner.render(runs := job.expand(cfg))
     assert made == ([run.folder for run in runs] + [runs[0].folder.parent] if swept else [])
     assert all(run.signature == run_module.signature(run.cfg) for run in runs)
+    for run in runs:  # preview_every=0: losses, and no preview
+        rows = (run.folder / "losses.csv").read_text().splitlines()
+        assert len(rows) > 1 and not (run.folder / "previews").exists()
 
 
 @pytest.mark.process

@@ -174,15 +174,16 @@ def load_into(
     assign: bool = False,
     device: str | torch.device | None = None,
     release: bool = False,
+    layout: torch.memory_format = torch.preserve_format,
 ) -> M:
     """Load strictly, converting to the module's dtypes; a UserError names what does not fit, and
     weights that are no finite numbers.
 
     Keys that fit a pattern of `ignore` may be missing or be too many. With `assign`, and
     always on the meta device, the module takes the file's tensors as its own; with `device` it
-    takes them over there, one after the other. `release` empties `state` on the way, so that
-    what was converted is held once. A module made by `empty` and brought to its dtypes before
-    (a half-precision torso, say) never holds the file's.
+    takes them over there, one after the other, those of four dimensions in this `layout`.
+    `release` empties `state` on the way, so that what was converted is held once. A module made by
+    `empty` and brought to its dtypes before (a half-precision torso, say) never holds the file's.
     """
     expected = module.state_dict()
     kept = lambda key: not any(fnmatchcase(key, pattern) for pattern in ignore)  # noqa: E731
@@ -203,9 +204,10 @@ def load_into(
             + (f"; the file looks like {guess}" if guess else "")
         )
     take = state.pop if release else state.__getitem__
-    fitting = {
-        k: take(k).to(device=device, dtype=expected[k].dtype) for k in expected if k in state
-    }
+    fitting = {}
+    for k in (k for k in expected if k in state):
+        own = layout if expected[k].ndim == 4 else torch.preserve_format
+        fitting[k] = take(k).to(device=device, dtype=expected[k].dtype, memory_format=own)
     check_finite(fitting, module, source)
     assign = assign or device is not None or any(t.is_meta for t in expected.values())
     module.load_state_dict(fitting, strict=False, assign=assign)

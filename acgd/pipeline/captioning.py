@@ -31,6 +31,7 @@ def write(batch: list[Sample], models: Models, pixels: Tensor) -> None:
     of_previews = (
         look_back([path for paths in previews for path in paths], models) if any(captions) else {}
     )
+    read: dict[str, Tensor] = {}  # texts by the judge, each once for a batch
     for sample, caption, paths in zip(batch, captions, previews, strict=True):
         sample.caption = caption
         words = sample.words or asked(sample)
@@ -38,7 +39,9 @@ def write(batch: list[Sample], models: Models, pixels: Tensor) -> None:
         sounds_like = ", ".join(words) or str(sample.scores.get("concept") or "")
         for name, text in (("audio_text", sounds_like), ("audio_caption", caption)):
             if models.judge is not None and sample.sound is not None and text:
-                sample.scores[name] = fit(models.judge, sample.sound, text)
+                if text not in read:
+                    read[text] = models.judge.text([text])[0]
+                sample.scores[name] = round(float(read[text].to(sample.sound) @ sample.sound), 5)
         if caption:
             rows = [(path, of_previews[path]) for path in paths]
             name, steps = f"images/seed{sample.run.seed}.png", len(sample.record.losses)
@@ -79,11 +82,6 @@ def agreement(judge: Encoder | None, words: list[str], caption: str) -> float | 
         return None
     heard, seen = judge.text([", ".join(words), caption])
     return round(float(heard @ seen), 5)
-
-
-def fit(judge: Encoder, sound: Tensor, text: str) -> float:
-    """Cosine of a sound's embedding (D,) and a text's, by the judge that heard the sound."""
-    return round(float(judge.text([text])[0].to(sound) @ sound), 5)
 
 
 def table(rows: list[tuple[str, int, str]]) -> str:
