@@ -286,7 +286,7 @@ def test_runs_of_a_sweep_have_pages_of_their_own_only_when_told(
     made = []
     monkeypatch.setattr(runner.hooks, "of_run", made.append)
     monkeypatch.setattr(runner.hooks, "of_name", made.append)
-    given = [*tiny, "experiment=smoke", "seed=[0,1]", f"report={said}"]
+    given = [*tiny, "experiment=smoke", "preview_every=0", "seed=[0,1]", f"report={said}"]
     cfg = compose(*given, f"outputs={tmp_path / 'alone'}")
     runner.render(runs := expand(cfg))
     home = runs[0].folder.parent
