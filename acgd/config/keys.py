@@ -19,6 +19,7 @@ GROUPS = (*MODELS, "sampler", "guidance", "prompt", "logger")
 BESIDE_THE_POINT = (
     "device",
     "precision",
+    "compile",
     "logger",
     "batch_size",
     "snapshot_every",
@@ -104,6 +105,7 @@ def any_of(*kinds: Kind) -> Kind:
 
 
 YES = Kind("true or false", lambda value: isinstance(value, bool))
+AUTO = Kind("auto, true or false", lambda value: value == "auto" or isinstance(value, bool))
 TEXT = text()
 FILE = text("a file")
 WORDS = Kind(  # a number is read as one from the command line, and meant as words
@@ -149,8 +151,9 @@ TABLE: dict[str, Kind] = {
     "force": YES,
     "fail_fast": YES,
     "optimize": or_null(text("a score, as judge.similarity")),
-    "report": Kind("auto, true or false", lambda value: value == "auto" or isinstance(value, bool)),
+    "report": AUTO,
     "device": text("auto, cpu, mps, cuda or cuda:0", r"auto|cpu|mps|cuda(:\d{1,3})?"),
+    "compile": AUTO,
     "precision": choice("auto", "fp32", "bf16", "fp16"),
     "debug": YES,
     "trust": list_of(text("the name of a package", r"\w+(\.\w+)*")),

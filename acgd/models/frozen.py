@@ -37,6 +37,8 @@ GRAD_OF_INPUT = [True, False, False]  # of input, weight and bias
 
 def only_input(x: Tensor, *others: Tensor | None) -> bool:
     """Whether x is large and a gradient is wanted with respect to it and to none of the others."""
+    if torch.compiler.is_compiling():  # which has its own ways to keep less
+        return False
     if not (torch.is_grad_enabled() and x.requires_grad and x.nbytes >= WORTH):
         return False
     return not any(other is not None and other.requires_grad for other in others)

@@ -20,12 +20,13 @@ LEAST = 2**26  # multiplications from which on the rate matters, not the call
 
 def takes(x: Tensor, weight: Tensor) -> bool:
     """Whether x and weight are float32 on a CPU that has oneDNN, and nobody wants gradients of
-    what comes out, nor another dtype for it."""
+    what comes out, nor another dtype for it, nor traces it to be compiled."""
     return (
         x.device.type == "cpu"
         and x.dtype == weight.dtype == torch.float32
         and not (torch.is_grad_enabled() and (x.requires_grad or weight.requires_grad))
         and not torch.is_autocast_enabled("cpu")
+        and not torch.compiler.is_compiling()
         and bool(torch.backends.mkldnn.enabled)
         and works_here()
     )

@@ -16,7 +16,7 @@ from acgd.diffusion.interfaces import Sampler
 from acgd.diffusion.model import PictureModel
 from acgd.encoders import zero_shot
 from acgd.errors import UserError
-from acgd.pipeline import memory
+from acgd.pipeline import compiled, memory
 from acgd.pipeline.device import (
     keep_freed_memory,
     pick_device,
@@ -104,6 +104,7 @@ class Models:
         if draws:
             self._check_sight(cfg)
             self._check_condition(cfg)
+            self._compile(cfg)
 
     def _check_sight(self, cfg: dict) -> None:
         """UserError where pictures are to be guided by an encoder that sees none."""
@@ -122,6 +123,14 @@ class Models:
                 f"the model's condition has {self.model.cond_dim} numbers, the encoder's "
                 f"embeddings {dim}: set guidance.cfg_scale=0 or choose a matching encoder"
             )
+
+    def _compile(self, cfg: dict) -> None:
+        """The network and the picture towers that guide, compiled or not, as this job wants."""
+        steps = self.model.diffusion(self.sampler.steps).num_timesteps
+        on = compiled.wanted(cfg["compile"], self.device, steps)
+        towers = [getattr(one.encoder.model, "visual", None) for one in members(self.encoder)]
+        for module in filter(None, [self.model.unet, *towers]):
+            compiled.set_compiled(module, on)
 
     def make_room(self) -> None:
         """Before sampling, once the prompts are encoded: towers that wait leave the device."""
