@@ -12,6 +12,7 @@ from small import guidance as small_guidance
 
 from acgd.config.instantiate import build
 from acgd.diffusion.guidance.cutouts import cut, draw_boxes
+from acgd.diffusion.guidance.loss import value_and_grad
 from acgd.diffusion.guidance.losses.clip import pack_targets, spherical_distance
 from acgd.diffusion.guidance.losses.init import InitDistance
 from acgd.diffusion.guidance.losses.range import OutOfRange
@@ -70,6 +71,14 @@ def test_spherical_distance_and_its_gradient_at_the_ends():
     x, y = normal(5, 8).double(), normal(5, 8, seed=1).double()
     chord = (F.normalize(x, dim=-1) - F.normalize(y, dim=-1)).norm(dim=-1)
     torch.testing.assert_close(spherical_distance(x, y), 2 * (chord / 2).arcsin() ** 2)
+
+
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_the_range_s_gradient_is_autograd_s_to_the_bit(layout):
+    x = (1.2 * torch.randn(2, 3, 64, 64)).contiguous(memory_format=layout)
+    x[0, 0, 0, :2] = torch.tensor([1.0, -1.0])
+    for ours, theirs in zip(OutOfRange().with_grad(x), value_and_grad(OutOfRange(), x), strict=True):
+        assert torch.equal(ours, theirs) and theirs.any()
 
 
 def test_range_and_saturation_see_only_the_excess():
