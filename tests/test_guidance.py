@@ -77,7 +77,8 @@ def test_spherical_distance_and_its_gradient_at_the_ends():
 def test_the_range_s_gradient_is_autograd_s_to_the_bit(layout):
     x = (1.2 * torch.randn(2, 3, 64, 64)).contiguous(memory_format=layout)
     x[0, 0, 0, :2] = torch.tensor([1.0, -1.0])
-    for ours, theirs in zip(OutOfRange().with_grad(x), value_and_grad(OutOfRange(), x), strict=True):
+    loss = OutOfRange()
+    for ours, theirs in zip(loss.with_grad(x), value_and_grad(loss, x), strict=True):
         assert torch.equal(ours, theirs) and theirs.any()
 
 
