@@ -101,7 +101,7 @@ class FrozenConvolution(torch.autograd.Function):
     @once_differentiable
     def backward(ctx, grad):
         (weight,) = ctx.saved_tensors
-        grad = grad.contiguous(memory_format=ctx.layout)
+        grad = grad.contiguous(memory_format=ctx.layout)  # behind torch.cat it is a part of another
         dtype, grad, weight = grad.dtype, grad.to(ctx.wide), weight.to(ctx.wide)
         if winograd.pays(grad, weight, *ctx.places, ctx.groups):
             return winograd.gradient(grad, weight).to(dtype), *[None] * 6

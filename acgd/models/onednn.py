@@ -15,7 +15,7 @@ from torch import Tensor
 
 from acgd.models.packed import works_here
 
-LEAST = 2**26  # multiplications from which on the rate matters, not the call
+LEAST = 2**25  # multiplications from which on the rate matters, not the call
 
 
 def takes(x: Tensor, weight: Tensor) -> bool:
