@@ -5,6 +5,7 @@ of two dtypes, a CPU generator for a device's tensor) is refused, and everything
 between the CPU and the device is counted by the line of acgd that asked for it:
 
     upload   CPU to device
+    wait     of these: the CPU waits for the device, for want of non_blocking or pinned memory
     read     device to CPU; the CPU waits for the device
     kernel   work on the device
 
@@ -31,6 +32,7 @@ from torch.utils.backend_registration import (
 TORCH = "2.13."  # the version that this was written for
 NAME = "cudaphantom"  # begins as CUDA's does, for what asks device.startswith("cuda")
 DEVICE = f"{NAME}:0"
+SMALL = 2**16  # bytes that CUDA copies from memory that is not pinned without waiting
 PRODUCTS = {"convolution", "convolution_backward", "mm", "addmm", "bmm", "baddbmm"}
 
 
@@ -121,6 +123,10 @@ class Phantom(TorchDispatchMode):
         tensors = [x for x in tree_leaves((args, kwargs)) if isinstance(x, torch.Tensor)]
         there = any(isinstance(x, Claimed) for x in tensors)
         to = torch.device(kwargs["device"]).type if kwargs.get("device") is not None else None
+        if name == "_pin_memory":
+            pinned = args[0].clone()
+            pinned.pinned = True
+            return pinned
         if not there and to != NAME:
             return func(*args, **kwargs)
         if name == "_to_copy":
@@ -135,14 +141,17 @@ class Phantom(TorchDispatchMode):
 
     def copied(self, func, x, kwargs, there, to):
         """x.to(...), perhaps across."""
-        kwargs = {k: v for k, v in kwargs.items() if k not in ("device", "non_blocking")}
+        waits = not kwargs.pop("non_blocking", False)
+        kwargs.pop("device", None)
         if there and to == "cpu":
             self.saw("read")
             out = torch.zeros_like(x.held, device="cpu") if self.home == "meta" else x.held
             return func(out, **kwargs)
         self.saw("kernel" if there else "upload")
         if not there:
-            self.bytes_up += x.numel() * x.element_size()
+            self.bytes_up += x.nbytes
+            if waits or (x.nbytes > SMALL and not hasattr(x, "pinned")):
+                self.saw("wait")
         return Claimed(func(held(x), **kwargs, device=self.home))
 
     def refuse(self, name, args, kwargs, tensors, to):
@@ -164,7 +173,8 @@ class Phantom(TorchDispatchMode):
             self.saw("read")
         elif name == "copy_" and not isinstance(args[1], Claimed):
             self.saw("upload")
-            self.bytes_up += args[1].numel() * args[1].element_size()
+            self.saw("wait")
+            self.bytes_up += args[1].nbytes
         elif not func.is_view and "empty" not in name and name != "detach":
             if name.startswith("index") and any(
                 isinstance(x, torch.Tensor) and not isinstance(x, Claimed)
@@ -184,8 +194,12 @@ class Phantom(TorchDispatchMode):
         return held(x)
 
     def saw(self, what: str) -> None:
+        """Count it where acgd asked for it, which for uploads is who calls `upload`."""
         frame = sys._getframe(2)
-        while frame and "/acgd/" not in frame.f_code.co_filename.rpartition("site-packages")[2]:
+        while frame and (
+            "/acgd/" not in frame.f_code.co_filename.rpartition("site-packages")[2]
+            or frame.f_code.co_name == "upload"
+        ):
             frame = frame.f_back
         line = frame and f"{frame.f_code.co_filename.rpartition('/acgd/')[2]}:{frame.f_lineno}"
         self.seen[what, line] += 1

@@ -61,3 +61,20 @@ def guidance(encoder, rows, diffusion, noise, init_image=None, **options):
     """Guidance as the pipeline puts it together; unguided by anything but clip unless asked."""
     known = {"encoder": encoder, "targets": rows, "diffusion": diffusion, "noise": noise}
     return settings.guide({**OPTIONS, **options}, init_image=init_image, **known)
+
+
+def kept_bytes(module, run, x) -> int:
+    """What autograd keeps of run(x) beside the module's own tensors, each storage once."""
+    storages = {t.untyped_storage()._cdata for t in module.state_dict().values()}
+    kept: dict[int, int] = {}
+
+    def pack(tensor):
+        storage = tensor.untyped_storage()
+        if storage._cdata not in storages:
+            kept[storage._cdata] = storage.nbytes()
+        return tensor
+
+    with torch.enable_grad(), torch.autograd.graph.saved_tensors_hooks(pack, lambda t: t):
+        out = run(x.requires_grad_())
+    del out
+    return sum(kept.values())

@@ -4,12 +4,12 @@ import pytest
 import torch
 import torch.nn.functional as F
 from conftest import UNET
+from small import kept_bytes
 from test_clip import RESNET
 
 from acgd.models import frozen, onednn
 from acgd.models.clip import CLIP
 from acgd.models.unet import GroupNorm32, UNet
-from acgd.pipeline.memory import kept_bytes
 
 CONVOLUTIONS = {
     "3x3": {"kernel_size": 3, "padding": 1},

@@ -19,14 +19,6 @@ def cfg(tiny, monkeypatch):
     return resolve(compose(*tiny, *settings))
 
 
-def test_kept_bytes_are_those_that_autograd_keeps():
-    layer = torch.nn.Sequential(torch.nn.Conv2d(3, 8, 3, padding=1), torch.nn.SiLU())
-    layer.requires_grad_(False)
-    real = memory.kept_bytes(layer, layer, torch.rand(1, 3, 16, 16))
-    counted = memory.kept_bytes(layer.to("meta"), layer, torch.empty(1, 3, 16, 16, device="meta"))
-    assert counted == real == (3 + 8) * 16 * 16 * 4  # both inputs; weights are not counted again
-
-
 def test_options_that_save_memory_need_less(cfg):
     need = lambda **own: memory.memory(  # noqa: E731
         {**cfg, "guidance": cfg["guidance"] | own}, "cpu", "float32"
@@ -71,6 +63,23 @@ def test_memory_is_counted_before_models_load_and_only_once(cfg, monkeypatch):
     models.Models(cfg)
     models.Models(cfg)
     assert order == ["check", *["make"] * 5]  # model, encoder, judge, describer, captioner
+
+
+@pytest.mark.parametrize("large, crowded", [(True, True), (True, False), (False, False)])
+def test_towers_leave_the_device_only_where_a_step_needs_their_room(
+    cfg, large, crowded, monkeypatch
+):
+    made, parked = models.Models(cfg), []
+    needed = memory.MARGIN * memory.activations(cfg, made.precision)
+    assert needed < memory.memory(cfg, "cuda", made.precision)  # that has the weights, too
+    monkeypatch.setattr(memory, "LARGE", 0 if large else 300_000_000)
+    monkeypatch.setattr(memory, "free_memory", lambda device: needed - 1 if crowded else needed)
+    monkeypatch.setattr(type(made.encoder), "park", lambda *_: parked.append(True))
+    made.make_room()
+    assert not parked  # a CPU has nowhere to put them
+    made.device = "cuda"
+    made.make_room()
+    assert len(parked) == 2 * crowded  # of encoder and judge
 
 
 def test_free_memory_is_told_here():

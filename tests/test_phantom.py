@@ -1,6 +1,7 @@
 """Whole jobs on a GPU that is none (tests/phantom.py): the same pictures, and what crosses."""
 
 from collections import Counter
+from pathlib import Path
 
 import numpy as np
 import phantom
@@ -10,6 +11,7 @@ from conftest import compose
 from PIL import Image
 from small import OPTIONS
 
+from acgd.checkpoints import load as checkpoints
 from acgd.diffusion.denoiser import Denoiser
 from acgd.diffusion.noise import Noise
 from acgd.diffusion.process import Diffusion
@@ -18,7 +20,8 @@ from acgd.encoders.clip import CLIPEncoder
 from acgd.media import preprocess
 from acgd.models.clip import CLIP, halve_
 from acgd.models.unet import UNet
-from acgd.pipeline import drawing, finite, models, runner, settings
+from acgd.pipeline import drawing, finite, memory, models, runner, settings
+from acgd.pipeline.counting import Peak, fused_attention
 from acgd.runs.run import expand
 from acgd.types import Target
 
@@ -26,7 +29,7 @@ pytestmark = pytest.mark.skipif(
     not torch.__version__.startswith(phantom.TORCH),
     reason=f"uses private parts of torch {phantom.TORCH}x",
 )
-UPLOADS, READS = 4, 2  # at most, of a step
+MOST = {"upload": 3, "wait": 0, "read": 1}  # of a step
 QUICK = ["sampler.steps=3", "preview_every=0", "guidance.tv=5"]
 
 JOBS = {
@@ -184,7 +187,7 @@ def test_what_crosses_in_a_step(sampler, batch, tiny, tmp_path, monkeypatch):
         seeds = f"seed={list(range(batch))}".replace(" ", "")
         draw(tmp_path, [*tiny, f"sampler={sampler}", seeds, *QUICK])
     step = marks[-1] - marks[-2]  # all that is done between two steps, in whatever file
-    for what, most in (("upload", UPLOADS), ("read", READS)):
+    for what, most in MOST.items():
         lines = {line: times for (kind, line), times in step.items() if kind == what}
         assert sum(lines.values()) <= most, lines
         assert set(lines.values()) <= {1}, lines  # none in a loop, over samples least of all
@@ -210,8 +213,22 @@ def claimed(module):
 class Encoder(CLIPEncoder):
     """CLIPEncoder around a model without a file."""
 
-    def __init__(self, model):
-        self.model, self.device, self.image_size = model, torch.device(phantom.DEVICE), 224
+    def __init__(self, model, device):
+        self.model, self.device, self.image_size = model, torch.device(device), 224
+
+
+def guided_steps(unet, clip, batch, device, **options):
+    """The notebook's run of so many pictures, by its shapes."""
+    noise, process = Noise(list(range(batch))), Diffusion(respacing="4")
+    guide = settings.guide(
+        {**OPTIONS, "range": 50.0, "tv": 5.0, "blend": True, **options},
+        encoder=Encoder(clip, device),
+        targets=[[Target(torch.ones(1024), 1.0, "audio", "a sound")]] * batch,
+        diffusion=process,
+        noise=noise,
+    )
+    x = noise.like(torch.empty(batch, 3, 256, 256, device=device))
+    return DDPM("4")(Denoiser(unet, process), x, noise=noise, guide=guide)
 
 
 def test_a_full_size_step_by_its_shapes():
@@ -222,24 +239,42 @@ def test_a_full_size_step_by_its_shapes():
                 CLIP(1024, 224, [3, 4, 6, 3], 64, None, 77, 49408, 512, 8, 1), torch.bfloat16
             )
         assert sum(p.numel() for p in unet.parameters()) == 552_814_086
-        noise, process = Noise([0]), Diffusion(respacing="4")
-        rows = [[Target(torch.ones(1024), 1.0, "audio", "a sound")]]
-        guide = settings.guide(
-            {**OPTIONS, "range": 50.0, "tv": 5.0, "through_unet": True, "blend": True},
-            encoder=Encoder(claimed(clip)),
-            targets=rows,
-            diffusion=process,
-            noise=noise,
-        )
-        x = noise.like(torch.empty(1, 3, 256, 256, device=phantom.DEVICE))
-        steps = DDPM("4")(Denoiser(claimed(unet), process), x, noise=noise, guide=guide)
+        options = {"through_unet": True, "cutout_chunk": 8}
+        steps = guided_steps(claimed(unet), claimed(clip), 2, phantom.DEVICE, **options)
         next(steps)
         before, up = Counter(gpu.seen), gpu.bytes_up
         step = next(steps)
-        assert step.x.shape == (1, 3, 256, 256) and step.x.dtype == torch.float32
+        assert step.x.shape == (2, 3, 256, 256) and step.x.dtype == torch.float32
         crossed = Counter(what for what, _ in (gpu.seen - before).elements())
-    assert crossed["upload"] <= UPLOADS and not crossed["read"]
-    assert gpu.bytes_up - up < 10**6  # little more than the noise
+    assert crossed["upload"] <= MOST["upload"] and not crossed["read"] and not crossed["wait"]
+    assert gpu.bytes_up - up < 2 * 10**6  # little more than the noise
+
+
+@pytest.mark.parametrize(
+    ("precision", "through_unet", "chunk"),
+    [("bfloat16", True, 4), ("float32", False, None)],
+)
+def test_memory_is_foreseen_at_full_size(precision, through_unet, chunk, monkeypatch):
+    """At the peak of a step, beside the weights; the meta device has a GPU's ways."""
+    sizes = 1024, 224, [3, 4, 6, 3], 64, None, 77, 64, 64, 1, 1
+    with torch.device("meta"):
+        unet, clip = UNet(**NOTEBOOK).convert_torso(precision), CLIP(*sizes)
+    files = {"unet": unet.state_dict(), "clip": clip.state_dict()}
+    monkeypatch.setattr(checkpoints, "locate", Path)
+    monkeypatch.setattr(checkpoints, "read_config", lambda path: {})
+    monkeypatch.setattr(checkpoints, "load_state", lambda path, key=None: files[str(path)])
+    options = {"through_unet": through_unet, "cutout_chunk": chunk, "num_cutouts": 16}
+    needed = memory.activations(
+        {"guidance": options, "batch_size": 2, "encoder": {"checkpoint": "clip"},
+         "model": {"checkpoint": "unet", "_target_": "", **NOTEBOOK}},
+        precision,
+    )  # fmt: skip
+    unet, clip = (module.eval().requires_grad_(False) for module in (unet, clip))
+    halve_(clip, getattr(torch, precision))
+    with fused_attention(), Peak() as peak:
+        steps = guided_steps(unet, clip, 2, "meta", **options)
+        next(steps)
+    assert 0.9 * peak.most < needed < 1.1 * peak.most  # and then there is MARGIN
 
 
 def test_what_a_gpu_refuses_is_refused():

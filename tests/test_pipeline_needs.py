@@ -11,6 +11,7 @@ import tiny_pipelines
 import torch
 from conftest import ROOT, compose
 from safetensors.torch import save_file
+from small import kept_bytes
 
 from acgd.diffusion import pipeline_files
 from acgd.diffusion.diffusers_model import DiffusersModel
@@ -184,7 +185,7 @@ def test_checkpoints_keep_less_and_change_no_gradient(folders, kind):
         whole = torch.nn.ModuleList([model.unet, model.vae])
         x = torch.randn(1, 4, 8, 8)
         (gradient,) = torch.autograd.grad(run(x.requires_grad_()).square().sum(), x)
-        found.append((counting.kept_bytes(whole, run, x.detach()), gradient))
+        found.append((kept_bytes(whole, run, x.detach()), gradient))
     assert found[1][0] < found[0][0] / 2
     assert found[1][1].equal(found[0][1]) and found[0][1].abs().sum() > 0
 

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from acgd.diffusion.interfaces import Prediction
 from acgd.diffusion.process import Diffusion
 from acgd.diffusion.scheduled import Scheduled
+from acgd.diffusion.upload import upload
 from acgd.errors import UserError
 
 
@@ -50,7 +51,7 @@ class Denoiser:
 
     def _network(self, x: Tensor, timesteps: Tensor) -> Tensor:
         """The network's output, guided by its condition: (B, C or 2C, H, W) float32."""
-        given, timesteps = {} if self.y is None else {"y": self.y}, timesteps.to(x.device)
+        given, timesteps = {} if self.y is None else {"y": self.y}, upload(timesteps, x.device)
         if self.strength == {0.0}:
             return self.unet(x, timesteps, **given).float()
         if self.strength == {1.0}:

@@ -15,6 +15,7 @@ from acgd.diffusion.denoiser import Denoiser
 from acgd.diffusion.process import Diffusion
 from acgd.errors import UserError
 from acgd.models.autoencoder import Autoencoder
+from acgd.models.layout import layout
 from acgd.models.unet import UNet
 from acgd.types import Target
 
@@ -184,6 +185,6 @@ def directions(targets: Sequence[Sequence[Target]], dim: int | None = None) -> T
 def filled(module: M, path: Path, device: str | torch.device, key: str | None = None) -> M:
     """A module with the weights of a file, to be used and not to be trained."""
     state = checkpoints.load_state(path, key)
-    layout = torch.channels_last
-    checkpoints.load_into(module, state, path, device=device, release=True, layout=layout)
+    order = layout(device)
+    checkpoints.load_into(module, state, path, device=device, release=True, layout=order)
     return module.eval().requires_grad_(False)

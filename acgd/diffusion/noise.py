@@ -13,6 +13,8 @@ import numpy as np
 import torch
 from torch import Generator, Tensor
 
+from acgd.diffusion.upload import upload
+
 
 def _generator(seed: int) -> Generator:
     return torch.Generator().manual_seed(seed)
@@ -36,9 +38,13 @@ class Noise:
         return SharedNoise(seed)
 
     def like(self, x: Tensor) -> Tensor:
-        """Unit normal noise of x's shape (B, ...), dtype and device."""
+        """Unit normal noise of x's shape (B, ...), dtype and device.
+
+        Samplers ask for it last in a step: a GPU still computes what it was given before, and has
+        the noise by the time that it comes to it.
+        """
         rows = [torch.randn(x.shape[1:], generator=g) for g in self.normal]
-        return torch.stack(rows).to(x)
+        return upload(torch.stack(rows), x.device).to(x.dtype)
 
     def uniform(self, n: int) -> Tensor:
         """n numbers in [0, 1) for each sample: (B, n) float32 on the CPU."""
@@ -62,7 +68,7 @@ class SharedNoise(Noise):
         self.normal, self.cuts = [self.generator], []
 
     def like(self, x: Tensor) -> Tensor:
-        return torch.randn(x.shape, generator=self.generator).to(x)
+        return upload(torch.randn(x.shape, generator=self.generator), x.device).to(x.dtype)
 
     def uniform(self, n: int) -> Tensor:
         """(1, n): the same for every sample of the batch."""

@@ -8,6 +8,7 @@ from torch import Tensor
 from acgd.diffusion.denoiser import Denoiser
 from acgd.diffusion.scheduled import Scheduled
 from acgd.diffusion.text_networks import Condition, Network, joined
+from acgd.diffusion.upload import upload
 
 
 class TextDenoiser(Denoiser):
@@ -36,7 +37,7 @@ class TextDenoiser(Denoiser):
         return super().__call__(x, t)
 
     def _network(self, x: Tensor, timesteps: Tensor) -> Tensor:
-        timesteps, x = timesteps.to(x.device), x * self.scale
+        timesteps, x = upload(timesteps, x.device), x * self.scale
         if self.strength == {0.0}:
             return self.unet(x, timesteps, self.without).float()
         if self.strength == {1.0}:

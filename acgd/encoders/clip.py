@@ -13,6 +13,7 @@ from acgd.checkpoints import load as checkpoints
 from acgd.errors import UserError
 from acgd.media import preprocess
 from acgd.models.clip import CLIP, halve_, sizes
+from acgd.models.layout import layout
 from acgd.models.tokenizer import tokenizer
 
 M = TypeVar("M", bound=CLIP)
@@ -58,8 +59,8 @@ class CLIPEncoder:
             take_picture_tower(model, image_from, dtype)
         self.pictures_from = checkpoints.locate(image_from or checkpoint)
         self.model = model.eval().requires_grad_(False).to(self.device)
-        # 1.5 times faster on a CPU; torch's stubs do not know the argument
-        self.model.visual.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        # torch's stubs do not know the argument
+        self.model.visual.to(memory_format=layout(device))  # type: ignore[call-overload]
         self.image_size = self.model.image_resolution
         self.dim = self.model.text_projection.shape[1]
         self.scale_it = float(self.model.logit_scale.exp().clamp(1.0, 100.0))
@@ -81,7 +82,7 @@ class CLIPEncoder:
         if pixels.shape[-2:] != (self.image_size, self.image_size):
             raise ValueError(f"pictures are {tuple(pixels.shape)}, not {self.image_size} square")
         x = preprocess.normalise(pixels.to(self.device))
-        x = x.contiguous(memory_format=torch.channels_last)
+        x = x.contiguous(memory_format=layout(self.device))
         return F.normalize(self.model.encode_image(x).float(), dim=-1)
 
     @torch.no_grad()

@@ -5,32 +5,22 @@ from __future__ import annotations
 import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 
+class Way(NamedTuple):
+    """Bytes of a sample on a way: kept for the way back, and at most there and back."""
+
+    kept: int = 0
+    peak: int = 0
+
+
 def stored(module: nn.Module) -> int:
     return sum(tensor.nbytes for tensor in module.state_dict().values())
-
-
-def kept_bytes(module: nn.Module, run: Callable[[Tensor], Tensor], x: Tensor) -> int:
-    """What autograd keeps of run(x) beside the module's own tensors, each storage once."""
-    storages = {t.untyped_storage()._cdata for t in module.state_dict().values()}
-    kept: dict[int, int] = {}
-
-    def pack(tensor: Tensor) -> Tensor:
-        storage = tensor.untyped_storage()
-        if storage._cdata not in storages:
-            kept[storage._cdata] = storage.nbytes()
-        return tensor
-
-    with torch.enable_grad(), torch.autograd.graph.saved_tensors_hooks(pack, lambda t: t):
-        out = run(x.requires_grad_())
-    del out
-    return sum(kept.values())
 
 
 def passing_bytes(run: Callable[[Tensor], Tensor], x: Tensor) -> int:
@@ -40,13 +30,13 @@ def passing_bytes(run: Callable[[Tensor], Tensor], x: Tensor) -> int:
     return peak.most
 
 
-def back_bytes(run: Callable[[Tensor], Tensor], x: Tensor) -> tuple[int, int]:
-    """What run(x) leaves for the way back, its result with it, and the most there and back."""
+def back_bytes(run: Callable[[Tensor], Tensor], x: Tensor) -> Way:
+    """Of run(x), whose result counts as kept."""
     with torch.enable_grad(), Peak() as peak:
         out = run(x.requires_grad_())
         kept = peak.now
         torch.autograd.grad(out, x, torch.empty_like(out))
-    return kept, peak.most
+    return Way(kept, peak.most)
 
 
 class Peak(TorchDispatchMode):
@@ -61,13 +51,18 @@ class Peak(TorchDispatchMode):
         known = {t.untyped_storage()._cdata for t in tensors((args, kwargs))}
         out = func(*args, **(kwargs or {}))
         for tensor in tensors(out):
-            storage = tensor.untyped_storage()
-            if storage._cdata not in known and storage._cdata not in self.seen:
-                self.seen[storage._cdata] = weakref.finalize(storage, self.gone, storage._cdata,
-                                                             storage.nbytes())  # fmt: skip
-                self.now += storage.nbytes()
-        self.most = max(self.most, self.now)
+            if tensor.untyped_storage()._cdata not in known:
+                self.hold(tensor)
         return out
+
+    def hold(self, tensor: Tensor) -> None:
+        """Count the tensor's storage, if it is new, until it goes."""
+        storage = tensor.untyped_storage()
+        if storage._cdata not in self.seen:
+            gone = weakref.finalize(storage, self.gone, storage._cdata, storage.nbytes())
+            self.seen[storage._cdata] = gone
+            self.now += storage.nbytes()
+            self.most = max(self.most, self.now)
 
     def gone(self, key: int, size: int) -> None:
         self.seen.pop(key, None)

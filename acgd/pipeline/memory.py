@@ -1,7 +1,7 @@
 """What a run will need, said before anything large is loaded, and refused where it cannot fit.
 
-Activations are counted, not guessed: the real modules run on the meta device, without numbers,
-and what autograd keeps for the way back is added up. What a measurement adds to that, working
+Activations are counted, not guessed: the real modules run on the meta device, there and back,
+without numbers, and what lives at a time is added up. What a measurement adds to that, working
 memory of convolutions above all, is in MARGIN.
 """
 
@@ -26,7 +26,7 @@ from acgd.errors import UserError
 from acgd.models.clip import CLIP, halve_, sizes
 from acgd.models.unet import UNet
 from acgd.pipeline import pipelines
-from acgd.pipeline.counting import kept_bytes, stored
+from acgd.pipeline.counting import Way, back_bytes, fused_attention, passing_bytes, stored
 
 LARGE = 300_000_000  # bytes on disk; smaller models run without a word
 HEAP = 1.45  # what glibc holds, for what lives in it: 8.4 GB at full size where 5.9 were counted
@@ -130,28 +130,55 @@ def alternatives(cfg: dict, device: str, precision: str) -> Iterator[tuple[list[
 
 def memory(cfg: dict, device: str, precision: str) -> float:
     """Bytes on the device at the peak of a step."""
-    guidance, batch, cuda = cfg["guidance"], cfg["batch_size"], device.startswith("cuda")
-    cutouts = min(guidance.get("cutout_chunk") or guidance["num_cutouts"], guidance["num_cutouts"])
+    cuda = device.startswith("cuda")
     views = [tower_bytes(frozen(node), precision) for node in members(cfg["encoder"])]
-    looking = max((kept for _, _, kept in views), default=0) * cutouts * batch
+    at_work = activations(cfg, precision)
     if pipelines.is_one(cfg["model"]):
-        options = guidance.get("decoder", "full"), guidance["through_unet"]
-        own = pipelines.needs(frozen(cfg["model"]), precision, *options)
+        own = pipeline_needs(cfg, precision)
         weights = float(own.network + own.vae + (0 if cuda else own.texts))
-        activations = own.activations(guidance.get("cfg_scale"), batch, looking)
         if cuda:  # they come to the device before the first step, and leave it
-            activations = max(activations, own.texts / MARGIN)
+            at_work = max(at_work, own.texts / MARGIN)
     else:
-        unet, kept, passing = unet_bytes(frozen(cfg["model"]), precision)
-        weights = float(unet)
-        activations = (kept if guidance["through_unet"] else passing) * batch + looking
-    if cuda:  # the other towers wait on the CPU, see CLIPEncoder.park
+        weights = float(unet_bytes(frozen(cfg["model"]), precision)[0])
+    if cuda:  # the other towers can wait on the CPU, see Models.make_room
         weights += sum(tower for tower, _, _ in views)
     else:
         weights += PROCESS + sum(whole for _, whole, _ in views)
     for group in ("judge", "describer", "captioner"):
         weights += sum(2 * path.stat().st_size for path in files(cfg.get(group)))  # half on disk
-    return (1.0 if cuda else HEAP) * (weights + MARGIN * activations)
+    return (1.0 if cuda else HEAP) * (weights + MARGIN * at_work)
+
+
+def activations(cfg: dict, precision: str) -> float:
+    """Bytes beside the weights at the peak of a step, as they are counted.
+
+    The encoder looks, there and back, while the network keeps what its own way back needs.
+    """
+    guidance, batch = cfg["guidance"], cfg["batch_size"]
+    cutouts = min(guidance.get("cutout_chunk") or guidance["num_cutouts"], guidance["num_cutouts"])
+    views = [tower_bytes(frozen(node), precision, cutouts) for node in members(cfg["encoder"])]
+    looking = max((peak for _, _, peak in views), default=0) * batch
+    if pipelines.is_one(cfg["model"]):
+        own = pipeline_needs(cfg, precision)
+        return own.activations(guidance.get("cfg_scale"), batch, looking)
+    _, way, passing = unet_bytes(frozen(cfg["model"]), precision)
+    if guidance["through_unet"]:
+        return max(way.peak * batch, way.kept * batch + looking)
+    return max(passing * batch, looking)
+
+
+def crowded(cfg: dict, device: str, precision: str) -> bool:
+    """Whether the next step wants more room than the device has, now that the models are there."""
+    if size_on_disk(cfg, ("model", "encoder", "judge")) < LARGE:
+        return False
+    free = free_memory(device)
+    return free is not None and MARGIN * activations(cfg, precision) > free
+
+
+def pipeline_needs(cfg: dict, precision: str) -> pipelines.Needs:
+    guidance = cfg["guidance"]
+    options = guidance.get("decoder", "full"), guidance["through_unet"]
+    return pipelines.needs(frozen(cfg["model"]), precision, *options)
 
 
 def members(node: dict) -> list[dict]:
@@ -165,29 +192,24 @@ def frozen(node: dict) -> tuple:
 
 
 @cache
-def unet_bytes(node: tuple, precision: str) -> tuple[int, int, int]:
-    """Of a picture model: weights, what a sample keeps for the way back, what one passing by takes.
-
-    Without a way back a sample holds the skips and, beside them, a few of the largest maps.
-    """
+def unet_bytes(node: tuple, precision: str) -> tuple[int, Way, int]:
+    """Of a picture model: weights, a sample's way there and back, and one way alone."""
     accepted = inspect.signature(UNet).parameters
     given, path = dict(node), checkpoints.locate(dict(node)["checkpoint"])
     unet = checkpoints.empty(UNet, path, {k: v for k, v in given.items() if k in accepted})
     unet = unet.to("meta").requires_grad_(False).eval().convert_torso(precision)
-    skips: list[int] = []
-    for stage in unet.input_blocks:
-        stage.register_forward_hook(lambda module, given, out: skips.append(out.nbytes))
     side = unet.image_size
-    x, t = torch.empty(1, 3, side, side, device="meta"), torch.empty(1, device="meta")
+    x = torch.empty(1, unet.in_channels, side, side, device="meta")
+    t = torch.empty(1, device="meta")
     y = {"y": torch.zeros(1, dtype=torch.long, device="meta")} if unet.class_cond else {}
-    kept = kept_bytes(unet, lambda x: unet(x, t, **y), x)
-    passing = sum(skips) + 8 * max(skips)
-    return stored(unet), kept + unet.use_checkpoint * 8 * max(skips), passing
+    ask = lambda x: unet(x, t, **y)  # noqa: E731
+    with fused_attention():
+        return stored(unet), back_bytes(ask, x), passing_bytes(ask, x.detach())
 
 
 @cache
-def tower_bytes(node: tuple, precision: str) -> tuple[int, int, int]:
-    """Of an encoder: its picture tower, all of it, and what a cutout keeps for the way back.
+def tower_bytes(node: tuple, precision: str, cutouts: int = 1) -> tuple[int, int, int]:
+    """Of an encoder: its picture tower, all of it, and the way of these cutouts there and back.
 
     Zeros for what is neither CLIP nor AudioCLIP: it is not known from outside.
     """
@@ -211,8 +233,9 @@ def tower_bytes(node: tuple, precision: str) -> tuple[int, int, int]:
         model = CLIP(**architecture).eval().requires_grad_(False)
     model = halve_(model.to("meta"), precision_dtype(precision, torch.device("cpu")))
     side = model.image_resolution
-    x = torch.empty(1, 3, side, side, device="meta", dtype=model.dtype)
-    return stored(model.visual), whole, kept_bytes(model.visual, model.visual, x)
+    x = torch.empty(cutouts, 3, side, side, device="meta", dtype=model.dtype)
+    with fused_attention():
+        return stored(model.visual), whole, back_bytes(model.visual, x).peak
 
 
 def free_memory(device: str) -> float | None:

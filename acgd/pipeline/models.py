@@ -88,6 +88,7 @@ class Models:
                 lambda: memory.batch_size(cfg, self.device, self.precision),
             )
             cfg = {**cfg, "batch_size": self.batch_size}
+        self.cfg = cfg
         if not cache.holds("model", key(cfg["model"], where)):
             memory.check(cfg, self.device, self.precision)
         self.model: PictureModel = once("model")
@@ -133,9 +134,11 @@ class Models:
             compiled.set_compiled(module, on)
 
     def make_room(self) -> None:
-        """Before sampling, once the prompts are encoded: towers that wait leave the device."""
-        for model in filter(None, (self.encoder, self.judge)):
-            model.park()
+        """Before sampling, once the prompts are encoded: towers that wait leave the device where
+        a step needs their room. Fetched again for each batch's prompts, they would cost time."""
+        if self.device != "cpu" and memory.crowded(self.cfg, self.device, self.precision):
+            for model in filter(None, (self.encoder, self.judge)):
+                model.park()
 
 
 def key(node: dict, where: dict) -> str:

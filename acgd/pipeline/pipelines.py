@@ -15,19 +15,12 @@ from torch import Tensor, nn
 
 from acgd.diffusion.pipeline_files import WEIGHTS, kind_of, pixels_dtype, save_memory
 from acgd.diffusion.text_networks import Network
-from acgd.pipeline.counting import back_bytes, fused_attention, passing_bytes, stored
+from acgd.pipeline.counting import Way, back_bytes, fused_attention, passing_bytes, stored
 
 # Copies in other precisions or formats lie beside these and are not read.
 SAFETENSORS = re.compile(r"(diffusion_pytorch_)?model(-\d+-of-\d+)?\.safetensors")
 PICKLES = re.compile(r"(diffusion_)?pytorch_model(-\d+-of-\d+)?\.bin")
 TOKENS = 77  # of CLIP's texts
-
-
-class Way(NamedTuple):
-    """Bytes of a sample on a way: kept for the way back, and at most there and back."""
-
-    kept: int = 0
-    peak: int = 0
 
 
 class Needs(NamedTuple):
@@ -43,7 +36,7 @@ class Needs(NamedTuple):
     distilled: bool = False  # the network knows cfg_scale and is asked once
 
     def activations(self, cfg_scale: float | None, batch: int, looking: float) -> float:
-        """At the peak of a run. looking: what the encoder keeps of the batch."""
+        """At the peak of a run. looking: what the encoder takes there and back."""
         twice = cfg_scale not in (None, 0, 1) and not self.distilled
         rows = 2 * batch if twice else batch
         once = self.seen.peak - self.seen.kept  # pictures go back one by one, see save_memory
@@ -123,9 +116,9 @@ def counted(
             stored(network),
             stored(vae),
             sum(stored(empty(home, index, name, dtype)) for name in texts),
-            Way(*back_bytes(ask, latents)) if through_unet else Way(0, passing_bytes(ask, latents)),
+            back_bytes(ask, latents) if through_unet else Way(0, passing_bytes(ask, latents)),
             passing_bytes(show, latents),
-            Way(*back_bytes(show, latents)) if decoder == "full" else seen(latents, factor, given),
+            back_bytes(show, latents) if decoder == "full" else seen(latents, factor, given),
             bool(config.get("time_cond_proj_dim")),
         )
 

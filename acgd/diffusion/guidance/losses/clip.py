@@ -16,6 +16,7 @@ from torch import Tensor
 from acgd.diffusion.guidance.cutouts import cut, draw_boxes
 from acgd.diffusion.guidance.loss import Loss, value_and_grad
 from acgd.diffusion.noise import Noise
+from acgd.diffusion.upload import upload
 from acgd.errors import UserError
 from acgd.types import Encoder, Member, Target, members, sees
 
@@ -82,7 +83,7 @@ class ClipDistance(Loss):
             )
             # pictures no larger than the encoder's: every cut is the whole, one is enough
             boxes = boxes[:, :1] if (boxes == boxes[:, :1]).all() else boxes
-            for chunk in boxes.to(x.device).split(self.cutout_chunk, dim=1):
+            for chunk in upload(boxes, x.device).split(self.cutout_chunk, dim=1):
                 share = chunk.shape[1] / boxes.shape[1]
 
                 def part(x: Tensor, view=view, chunk=chunk, share=share, size=size) -> Tensor:
