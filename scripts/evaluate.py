@@ -9,7 +9,8 @@ Four tables, each with chance beside it and a picture grid in outputs/evaluation
     sounds   the same recordings to words, by the encoder alone
 and for text prompts the judge's similarity against an unguided twin of the same seed. The
 captioner's captions of all these pictures are counted too. --blind OUT makes grids for people
-instead, --answers FILE with it scores what they saw (scripts/blind.py).
+instead, of the concepts or of the names in --names FILE, a line each, or with --data of held-out
+sounds that the ears hear rightly; --answers FILE with it scores what they saw (scripts/blind.py).
 """
 
 from __future__ import annotations
@@ -197,21 +198,37 @@ class Evaluation:
 
 
 def looked_at_blindly(args: argparse.Namespace) -> None:
-    """Grids of one picture a concept, or the score of what was seen in them; see blind.py."""
+    """Grids of one picture a prompt, or the score of what was seen in them; see blind.py."""
     if args.answers:
         found = blind.score(args.blind, args.answers, concept_prompts())
         print(json.dumps(found, indent=1, ensure_ascii=False))
         return
     args.seeds = 1
     evaluation = Evaluation(args)
-    scale, prompts = evaluation.cfg["guidance"]["cfg_scale"], evaluation.names()
-    pictures = []
+    prompts, names = asked(evaluation, args)
+    scale, pictures = evaluation.cfg["guidance"]["cfg_scale"], []
     for batch in batches(prompts, args.batch):
         pictures += paint(evaluation.models, evaluation.cfg, batch, scale, guided=True)
     arrays = [(p.permute(1, 2, 0) * 255).round().byte().numpy() for p in pictures]
     shown = [Image.fromarray(array) for array in arrays]
-    blind.write(args.blind, shown, [evaluation.labels[p.concept] for p in prompts])
+    blind.write(args.blind, shown, [names[p.concept] for p in prompts])
     print(f"grids and key: {args.blind}")
+
+
+def asked(evaluation: Evaluation, args: argparse.Namespace) -> tuple[list[Prompt], list[str]]:
+    """What is drawn for people to name, and the names that the prompts' numbers stand for."""
+    encoder, labels = evaluation.models.encoder, evaluation.labels
+    if args.names:
+        names = args.names.read_text(encoding="utf-8").split("\n")
+        names = [name for name in names if name.strip()]
+        embeds = encoder.text(names)
+        targets = [[Target(embed, 1.0, "text", "")] for embed in embeds]
+        return [Prompt(i, own, "all", i) for i, own in enumerate(targets)], names
+    if args.data:
+        known = evaluation.models.by_encoder.embeds
+        heard = [p for p in evaluation.sounds() if int((known @ p.sound).argmax()) == p.concept]
+        return heard, labels
+    return evaluation.names(), labels
 
 
 def main() -> None:
@@ -225,6 +242,7 @@ def main() -> None:
     )
     parser.add_argument("--batch", type=int, default=32)
     parser.add_argument("--blind", type=Path, metavar="OUT", help="numbered grids and a key, alone")
+    parser.add_argument("--names", type=Path, help="what to draw for --blind, a name a line")
     parser.add_argument("--answers", type=Path, help="what somebody saw in them, to be scored")
     parser.add_argument("--out", type=Path, default=Path("outputs/evaluation"))
     args = parser.parse_intermixed_args()
