@@ -10,6 +10,7 @@ from acgd.errors import UserError, printable
 HERE = Path(__file__).resolve().parent
 WEIGHTS = HERE / "weights"
 CONCEPTS = WEIGHTS / "concepts.csv"  # what the embedded models know, each with its names and emoji
+NAMES = WEIGHTS / "names.txt"  # what else they draw recognisably
 DEMO = HERE / "demo"  # sounds that come with the package
 IN_REPOSITORY = (HERE.parent / "pyproject.toml").is_file() and (HERE.parent / "conf").is_dir()
 CONF = HERE.parent / "conf" if IN_REPOSITORY else HERE / "conf"

@@ -157,6 +157,7 @@ def draw(pipe: Connection, words: list[str]) -> str:
     from acgd.config.explain import explain
     from acgd.errors import printable
     from acgd.pipeline import face, outputs, runner, sampling, settings
+    from acgd.prompts import vocabulary
     from acgd.runs import environment
     from acgd.runs.run import is_film
 
@@ -164,8 +165,7 @@ def draw(pipe: Connection, words: list[str]) -> str:
 
     def begun(batch: list, models: Any) -> None:
         for label, near in outputs.unknown(batch, models, set()).items():
-            nearest = ", ".join(near)
-            pipe.send({"note": f'"{label}" is not among what is drawn here; nearest: {nearest}'})
+            pipe.send({"note": vocabulary.drawn_as(label, near)})
         chosen = settings.read([one.run.cfg for one in batch], batch[0].init_image)
         total = sampling.count_steps(models, chosen)
         film = is_film(batch[0].run.cfg)

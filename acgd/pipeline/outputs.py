@@ -50,8 +50,7 @@ def tell_heard(batch: list[Sample], models: Models, alone: bool, printed: set[st
     """What is heard, before anything is drawn of it; each sound once, whatever its seeds. And what
     the embedded models have no picture of. told: what this command has said already."""
     for label, like in unknown(batch, models, printed).items():
-        short = label if len(label) <= 80 else f"{label[:77]}..."
-        say(f'"{short}" is not among what the embedded models draw; nearest: {", ".join(like)}')
+        say(vocabulary.drawn_as(label, like))
     for sample in batch:
         if not sample.heard or sample.run.label in printed or is_film(sample.run.cfg):
             continue  # a film says what it hears when

@@ -1,7 +1,8 @@
 """What the embedded models have pictures of, and whether a text is about any of it.
 
-They know the concepts of weights/concepts.csv, each by several names. Of a text without any of
-these words they draw whatever is nearest to them.
+They know the concepts of weights/concepts.csv, each by several names, and what else somebody who
+saw only the pictures has recognised, weights/names.txt. Of a text without any of these words they
+draw what is nearest to it.
 """
 
 from __future__ import annotations
@@ -10,15 +11,18 @@ import csv
 import re
 from functools import cache
 
-from acgd.paths import CONCEPTS
+from acgd.paths import CONCEPTS, NAMES
 from acgd.types import Encoder
+
+MEANT = 0.85  # likeness from which on a text means a name and nothing else
 
 
 @cache
 def known() -> tuple[str, ...]:
-    """Every name of every concept."""
+    """Every name of every concept, and the other names."""
     with open(CONCEPTS, encoding="utf-8", newline="") as file:
         names = [name for row in csv.DictReader(file) for name in row["prompts"].split("|")]
+    names += NAMES.read_text(encoding="utf-8").split("\n")[:-1]
     return tuple(dict.fromkeys(names))
 
 
@@ -34,7 +38,15 @@ def is_known(text: str) -> bool:
 
 
 def nearest(text: str, encoder: Encoder, most: int = 3) -> list[str]:
-    """The names that the encoder finds most like a text."""
+    """The names that the encoder finds most like a text: one alone where it means just that."""
     names = list(known())
-    likeness = encoder.text(names) @ encoder.text([text])[0]
-    return [names[i] for i in likeness.topk(most).indices.tolist()]
+    likeness, places = (encoder.text(names) @ encoder.text([text])[0]).topk(most)
+    return [names[i] for i in places[: 1 if likeness[0] > MEANT else most].tolist()]
+
+
+def drawn_as(text: str, near: list[str]) -> str:
+    """What to say of a text that names nothing they have pictures of; near: of `nearest`."""
+    short = text if len(text) <= 80 else f"{text[:77]}..."
+    if len(near) == 1:
+        return f'"{short}" is taken for: {near[0]}'
+    return f'"{short}" is not among what the embedded models draw; nearest: {", ".join(near)}'
