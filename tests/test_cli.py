@@ -231,7 +231,9 @@ def test_words_without_a_picture_are_told_with_the_nearest_names(tmp_path):
     words = ["prompt=text", "prompt.text=a submarine made of glass", "experiment=smoke"]
     done = run(*words, "name=a", "report=false", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
-    assert "is not among what the embedded models draw; nearest: " in done.stderr
+    assert "is not among what the embedded models draw; nearest: ship horn, " in done.stderr
+    done = run("prompt=text", "prompt.text=my kitty", "experiment=smoke", cwd=tmp_path)
+    assert done.returncode == 0 and '"my kitty" is taken for: cat' in done.stderr
     done = run(
         "prompt=text", "prompt.text=Two Dogs", "experiment=smoke", "seed=[0,1]", cwd=tmp_path
     )

@@ -7,10 +7,12 @@ import pytest
 import torch
 
 from acgd.checkpoints.load import load_state
+from acgd.encoders.audioclip import AudioCLIPEncoder
 from acgd.errors import UserError
 from acgd.models.tokenizer import tokenizer
 from acgd.paths import WEIGHTS
-from acgd.training import words
+from acgd.prompts import vocabulary
+from acgd.training import export, words
 from acgd.training.data import meanings, wordnet
 
 LICENCE = "  1 This software and database is being provided to you\n"
@@ -96,6 +98,7 @@ def test_the_text_tower_learns_words_and_keeps_the_names(net, teacher, tmp_path,
         lambda nouns: [meanings.Drawn(name, nouns[name], [name]) for name in ("dog", "cat")],
     )  # fmt: skip
     monkeypatch.setattr(words, "NEAR", -2.0)
+    monkeypatch.setattr(words, "ALIKE", 2.0)  # a random teacher finds all words alike
     np.savez(tmp_path / "pictures.npz", name=np.array(["lion", "tractor"]))
     given = ["--data", str(tmp_path), "--teacher", str(teacher), "--wordnet", str(net)]
     words.main([*given, "--out", str(tmp_path / "out"), "--steps", "60", "--batch", "64"])
@@ -109,6 +112,26 @@ def test_the_text_tower_learns_words_and_keeps_the_names(net, teacher, tmp_path,
     last = (tmp_path / "out" / "log.csv").read_text().splitlines()
     found = dict(zip(last[0].split(","), last[-1].split(","), strict=True))
     assert float(found["words"]) > 0.9 and float(found["kept"]) > 0.9
+
+
+def test_the_shipped_encoder_reads_everyday_words():
+    encoder = AudioCLIPEncoder("embedded:tiny_encoder")
+    meant = {"kitty": "cat", "lorry": "truck", "a photo of a hound": "dog", "two fiddles": "violin",
+             "pumpkin": "jack-o-lantern"}  # fmt: skip
+    for said, thing in meant.items():
+        assert vocabulary.nearest(said, encoder) == [thing]
+    several = vocabulary.nearest("quantum physics", encoder)
+    assert len(several) == 3
+    assert vocabulary.drawn_as("x", several).startswith('"x" is not among')
+
+
+def test_rows_that_stay_keep_every_bit():
+    before = torch.randn(3, 8).half()
+    after = before.clone()
+    after[1] += 0.5
+    short = export.rounded(after, before)
+    assert torch.equal(short[[0, 2]], before[[0, 2]])
+    assert 0 < float((short[1] / after[1] - 1).abs().max()) <= 2**-5
 
 
 def test_articles_fit_what_follows():

@@ -14,16 +14,21 @@ from functools import cache
 from acgd.paths import CONCEPTS, NAMES
 from acgd.types import Encoder
 
-MEANT = 0.85  # likeness from which on a text means a name and nothing else
+MEANT = 0.9  # likeness from which on a text means a thing and nothing else
+
+
+@cache
+def things() -> dict[str, list[str]]:
+    """What they have pictures of: each thing's name, and all its names."""
+    with open(CONCEPTS, encoding="utf-8", newline="") as file:
+        found = {row["concept"]: row["prompts"].split("|") for row in csv.DictReader(file)}
+    return found | {name: [name] for name in NAMES.read_text(encoding="utf-8").split("\n")[:-1]}
 
 
 @cache
 def known() -> tuple[str, ...]:
-    """Every name of every concept, and the other names."""
-    with open(CONCEPTS, encoding="utf-8", newline="") as file:
-        names = [name for row in csv.DictReader(file) for name in row["prompts"].split("|")]
-    names += NAMES.read_text(encoding="utf-8").split("\n")[:-1]
-    return tuple(dict.fromkeys(names))
+    """Every name of every thing."""
+    return tuple(dict.fromkeys(name for names in things().values() for name in names))
 
 
 @cache
@@ -38,14 +43,14 @@ def is_known(text: str) -> bool:
 
 
 def nearest(text: str, encoder: Encoder, most: int = 3) -> list[str]:
-    """The names that the encoder finds most like a text: one alone where it means just that."""
-    names = list(known())
+    """The things that the encoder finds most like a text: one alone where it means just that."""
+    names = list(things())
     likeness, places = (encoder.text(names) @ encoder.text([text])[0]).topk(most)
     return [names[i] for i in places[: 1 if likeness[0] > MEANT else most].tolist()]
 
 
 def drawn_as(text: str, near: list[str]) -> str:
-    """What to say of a text that names nothing they have pictures of; near: of `nearest`."""
+    """What to say of a text that names nothing of `known`; near: what `nearest` says."""
     short = text if len(text) <= 80 else f"{text[:77]}..."
     if len(near) == 1:
         return f'"{short}" is taken for: {near[0]}'
