@@ -30,6 +30,7 @@ from acgd.models.autoencoder import Autoencoder
 from acgd.models.unet import UNet
 from acgd.training import loop
 from acgd.training.autoencoder import ARCHITECTURES, FASTER
+from acgd.training.data.pairs import NAMES
 from acgd.training.data.pictures import code, read_concepts
 
 STYLES = ("noto", "twemoji", "fluent3d", "fluentflat", "notov1", "emojione", "fxemoji")
@@ -56,7 +57,6 @@ FILL_IN = {  # how readily a group's pictures fill in beside those of the concep
     "Smileys & Emotion": 0.3,
     "People & Body": 0.1,
 }
-NAMES = Path(__file__).parent / "data" / "names.txt"  # what is drawn beside the concepts
 NO_CONDITION, NO_STYLE = 0.15, 0.1  # shares of the samples
 KINDS = {"text": 0.6, "mixed": 0.2, "image": 0.2}  # what conditions are made of
 JITTER = 0.15  # length of the random step added to a unit-norm condition

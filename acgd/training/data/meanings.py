@@ -17,8 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from acgd.training.data import wordnet
-from acgd.training.data.pairs import concept_prompts
-from acgd.training.latent_diffusion import NAMES
+from acgd.training.data.pairs import NAMES, concept_prompts
 
 SENSES = Path(__file__).parent / "senses.csv"
 KIND, PARENT = 0.6, 0.25  # what it is worth to be a kind of a drawn thing, or above one

@@ -13,6 +13,7 @@ from torch import Tensor
 from acgd.models.tokenizer import tokenizer
 from acgd.paths import CONCEPTS
 
+NAMES = Path(__file__).parent / "names.txt"  # what is drawn beside the concepts
 TEMPLATES = ("{}", "{}", "{}", "a picture of {}", "an emoji of {}", "the sound of {}", "{} sound")
 
 
