@@ -232,8 +232,13 @@ def test_words_without_a_picture_are_told_with_the_nearest_names(tmp_path):
     done = run(*words, "name=a", "report=false", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert "is not among what the embedded models draw; nearest: ship horn, " in done.stderr
-    done = run("prompt=text", "prompt.text=my kitty", "experiment=smoke", cwd=tmp_path)
+    done = run("prompt=text", "prompt.text=my kitty", "experiment=smoke", "name=b", cwd=tmp_path)
     assert done.returncode == 0 and '"my kitty" is taken for: cat' in done.stderr
+    (scores,) = (tmp_path / "outputs/b").glob("*/metrics.json")
+    scores = json.loads(scores.read_text())
+    judged = scores["picture"]["judge"]
+    assert scores["concept"] == "cat" and judged["of"] == 82  # a label, and not one more
+    assert judged["image_text"] == judged["similarity"]
     done = run(
         "prompt=text", "prompt.text=Two Dogs", "experiment=smoke", "seed=[0,1]", cwd=tmp_path
     )

@@ -27,6 +27,7 @@ class Sample:
     init_image: Image.Image | None = None
     targets: list[Target] = field(default_factory=list)  # by the encoder
     judged: list[Target] = field(default_factory=list)  # the same prompts by the judge
+    taken: dict[str, str] = field(default_factory=dict)  # texts: the things they are taken for
     sound: Tensor | None = None  # (D,) as the judge hears it
     heard: list[tuple[str, float]] = field(default_factory=list)  # labels of the sound
     words: list[str] = field(default_factory=list)  # the describer's, about the sound

@@ -34,6 +34,7 @@ def judge(batch: list[Sample], models: Models, pixels: Tensor, twins: Tensor | N
         # where nobody named it, what the user was told is heard: the picture is asked for that
         asked = named(sample)
         concept = concept_of(asked, sample.targets, models.by_encoder)
+        concept = sample.taken.get(concept or "", concept)
         source = "named" if asked is not None else "heard" if sample.heard else "prompt"
         sample.scores = {"concept": concept, "concept_from": source}
         sample.sound = hear(sample, models)

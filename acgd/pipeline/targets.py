@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from PIL import Image
@@ -59,6 +59,7 @@ class Heard:
     heard: list[tuple[str, float]]
     targets: list[Target]
     judged: list[Target]
+    taken: dict[str, str]  # texts by the things that the embedded models take them for
 
 
 def listen(sample: Sample, models: Models, heard_before: dict[str, Heard]) -> None:
@@ -72,16 +73,25 @@ def listen(sample: Sample, models: Models, heard_before: dict[str, Heard]) -> No
         if len(heard_before) >= MOST:
             heard_before.pop(next(iter(heard_before)))
         assert sample.source is not None  # it has been looked at
-        heard_before[key] = ask(sample.source, cfg["heard"], models)
+        heard_before[key] = ask(sample.source, cfg["heard"], models, is_embedded(cfg))
     heard = heard_before[key]
     sample.words, sample.described, sample.heard = heard.words, heard.described, heard.heard
-    sample.targets, sample.judged = heard.targets, heard.judged
+    sample.targets, sample.judged, sample.taken = heard.targets, heard.judged, heard.taken
 
 
-def ask(source: PromptSource, share_heard: float, models: Models) -> Heard:
+def is_embedded(cfg: dict) -> bool:
+    """Whether encoder and judge are those that come with the package."""
+    files = [str(cfg[group].get("checkpoint")) for group in ("encoder", "judge")]
+    return all(file.startswith("embedded:") for file in files)
+
+
+def ask(source: PromptSource, share_heard: float, models: Models, embedded: bool) -> Heard:
+    """What the prompt is to the models. The embedded judge reads few words: it is asked for the
+    things that the encoder takes them for."""
     from acgd.describers.several import told
     from acgd.errors import fraction
     from acgd.pipeline import finite
+    from acgd.prompts import vocabulary
     from acgd.prompts.text import join
 
     wave, described = source.wave(models.encoder.sample_rate), dict[str, list]()
@@ -97,6 +107,19 @@ def ask(source: PromptSource, share_heard: float, models: Models) -> Heard:
     targets, judged = join(spoken, words, models.encoder, share), []
     if models.by_judge is not None and (wave is None or models.by_judge.model.hears):
         judged = join(source(models.by_judge.model), words, models.by_judge.model, share)
+    taken: dict[str, str] = {}
+    if embedded:
+        said = [target.label for target in prompts if target.kind == "text"]
+        taken = vocabulary.taken_for(said, models.encoder)
+        judged = [read_as(target, taken, models) for target in judged]
     finite.check_targets(targets, "encoder")
     finite.check_targets(judged, "judge")
-    return Heard(words, described, heard, targets, judged)
+    return Heard(words, described, heard, targets, judged, taken)
+
+
+def read_as(target: Target, taken: dict[str, str], models: Models) -> Target:
+    """A target of the judge's, with the embedding of what its text is taken for."""
+    if target.kind != "text" or target.label not in taken:
+        return target
+    assert models.by_judge is not None  # it has given the target
+    return replace(target, embed=models.by_judge.model.text([taken[target.label]])[0])

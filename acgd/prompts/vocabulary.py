@@ -49,6 +49,13 @@ def nearest(text: str, encoder: Encoder, most: int = 3) -> list[str]:
     return [names[i] for i in places[: 1 if likeness[0] > MEANT else most].tolist()]
 
 
+def taken_for(texts: list[str], encoder: Encoder) -> dict[str, str]:
+    """Of these texts those that name nothing known and mean one thing all the same: that thing."""
+    strange = [text for text in dict.fromkeys(texts) if not is_known(text)]
+    near = {text: nearest(text, encoder) for text in strange}
+    return {text: names[0] for text, names in near.items() if len(names) == 1}
+
+
 def drawn_as(text: str, near: list[str]) -> str:
     """What to say of a text that names nothing of `known`; near: what `nearest` says."""
     short = text if len(text) <= 80 else f"{text[:77]}..."
