@@ -129,7 +129,8 @@ class Models:
         """The network and the picture towers that guide, compiled or not, as this job wants."""
         steps = self.model.diffusion(self.sampler.steps).num_timesteps
         on = compiled.wanted(cfg["compile"], self.device, steps)
-        towers = [getattr(one.encoder.model, "visual", None) for one in members(self.encoder)]
+        seeing = [getattr(one.encoder, "model", None) for one in members(self.encoder)]
+        towers = [getattr(model, "visual", None) for model in seeing]
         for module in filter(None, [self.model.unet, *towers]):
             compiled.set_compiled(module, on)
 
