@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import shutil
+
 import pytest
 import torch
 from conftest import compose
 from PIL import Image, ImageChops
 from torch import nn
 
-from acgd.models.unet import UNet
-from acgd.pipeline import compiled, models, runner
+from acgd.models.frozen import Conv2d, norm_silu
+from acgd.models.unet import GroupNorm32, UNet
+from acgd.pipeline import compiled, memory, models, runner
 from acgd.runs.folder import status
-from acgd.runs.run import expand
+from acgd.runs.run import expand, resolve
 
 SIZES = {
     "image_size": 16, "num_channels": 32, "num_res_blocks": 1, "channel_mult": "1",
@@ -78,6 +81,68 @@ def test_a_mistake_of_ones_own_is_no_failure_of_the_compiler(unet, monkeypatch):
         unet(torch.zeros(1, 3, 16, 16), torch.tensor([1.0]))
 
 
+class Part(nn.Module):
+    """A norm and a convolution as the networks have them."""
+
+    def __init__(self):
+        super().__init__()
+        self.norm, self.conv = GroupNorm32(4, 8), Conv2d(8, 8, 3, padding=1)
+
+    def forward(self, x):
+        return self.conv(norm_silu(self.norm, x))
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not shutil.which("g++"), reason="torch's compiler needs g++")
+def test_torch_s_own_compiler_and_its_absence(monkeypatch, capsys):
+    """Values and gradients, by the real one; without a C++ compiler there is a line."""
+    x = torch.randn(2, 8, 8, 8)
+
+    def both(part):
+        given = x.clone().requires_grad_()
+        out = part(given)
+        return out.detach(), torch.autograd.grad(out.square().sum(), given)[0]
+
+    monkeypatch.setattr(torch._inductor.config, "compile_threads", 1)
+    part = Part().eval().requires_grad_(False)
+    plain = both(part)
+    compiled.set_compiled(part, True, graphs=True)  # which a CPU has none of
+    torch.testing.assert_close(both(part), plain)
+    assert not capsys.readouterr().err
+    compiled.set_compiled(part, False)
+    torch._dynamo.reset()
+    monkeypatch.setattr(torch._inductor.config.cpp, "cxx", ("/nowhere/g++",))
+    monkeypatch.setattr(torch._inductor.config, "fx_graph_cache", False)
+    compiled.set_compiled(part, True)
+    assert torch.equal(part(x + 1), Part.forward(part, x + 1))
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "No working C++ compiler" in line
+
+
+def test_a_torch_that_compiles_nothing_is_told_in_a_line(monkeypatch, capsys):
+    def refuse(*given, **named):
+        raise RuntimeError("torch.compile is not supported on Python 3.99")
+
+    monkeypatch.setattr(torch, "compile", refuse)
+    part = Part()
+    plain = part(x := torch.randn(1, 8, 8, 8))
+    compiled.set_compiled(part, True)
+    assert torch.equal(part(x), plain)
+    assert "not supported on Python 3.99" in capsys.readouterr().err
+
+
+def test_small_models_are_cuda_graphs_on_a_gpu(tiny, monkeypatch):
+    seen = []
+    monkeypatch.setattr(compiled, "set_compiled", lambda module, *how: seen.append(how))
+    cfg = resolve(compose(*tiny, "compile=true"))
+    made = models.Models(cfg)
+    made.device = "cuda"
+    made._compile(cfg)
+    monkeypatch.setattr(memory, "LARGE", 0)
+    made._compile(cfg)
+    assert [how for how in seen[::2]] == [(True, False), (True, True), (True, False)]
+
+
 def test_a_job_draws_the_same_compiled(tiny, tmp_path, monkeypatch):
     monkeypatch.setattr(compiled, "BACKEND", "aot_eager")
     words = [*tiny, "logger=none", "prompt=text", "prompt.text=a dog", "preview_every=0"]
@@ -96,7 +161,7 @@ def test_a_job_draws_the_same_compiled(tiny, tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("how", "device", "steps", "wanted"),
     [(True, "cpu", 1, True), (False, "cuda", 1000, False), ("auto", "cpu", 1000, False),
-     ("auto", "cuda:1", 249, False), ("auto", "cuda:1", 250, True)],
+     ("auto", "cuda:1", 999, False), ("auto", "cuda:1", 1000, True)],
 )  # fmt: skip
 def test_what_is_compiled(how, device, steps, wanted):
     assert compiled.wanted(how, device, steps) == wanted

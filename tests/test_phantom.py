@@ -73,11 +73,11 @@ def numerics():
 def draw(folder, overrides) -> np.ndarray:
     """A job's pictures (B, H, W, 3), and its twins."""
     given = [
+        "precision=fp32",
         *overrides,
         f"outputs={folder}",
         "logger=none",
         "report=false",
-        "precision=fp32",
         "enlarge_to=0",
     ]
     runner.render(expand(compose(*given)))
@@ -108,29 +108,15 @@ def test_a_job_draws_what_the_cpu_draws(job, tiny, tmp_path, picture):
     assert on_both(tmp_path, [*tiny, *(o.format(picture=picture) for o in JOBS[job])]) <= 1
 
 
-@pytest.mark.parametrize("precision, tf32", [("fp32", False), ("bf16", True), ("fp16", True)])
-def test_a_run_repeats_and_float32_is_no_tf32(precision, tf32, tiny, tmp_path):
+def test_a_run_repeats_and_float32_is_no_tf32(tiny, tmp_path):
     torch.backends.cudnn.benchmark = True  # somebody's own
-    told = [
-        *tiny,
-        f"precision={precision}",
-        f"outputs={tmp_path}",
-        "sampler.steps=1",
-        "logger=none",
-    ]
     assert not torch.are_deterministic_algorithms_enabled()
     with phantom.a_gpu(), phantom.Phantom():
-        runner.render(expand(compose(*told)))
-    assert list(numerics().values()) == [False, tf32, True, False, False]
-    assert torch.is_deterministic_algorithms_warn_only_enabled()
-
-
-def test_a_job_after_another_sets_its_own_precision(tiny, tmp_path):
-    with phantom.a_gpu(), phantom.Phantom():
-        for precision in ("fp32", "bf16"):
-            folder = f"outputs={tmp_path / precision}"
-            runner.render(expand(compose(*tiny, folder, f"precision={precision}", *QUICK)))
-            assert torch.backends.cudnn.allow_tf32 == (precision == "bf16")
+        for precision in ("bf16", "fp32", "fp16"):  # each job sets its own
+            draw(tmp_path / precision, [*tiny, *QUICK, "sampler.steps=1", f"precision={precision}"])
+            half = precision != "fp32"
+            assert list(numerics().values()) == [False, half, True, False, False]
+            assert torch.is_deterministic_algorithms_warn_only_enabled()
 
 
 def test_encoders_that_guide_together(tiny, weights, tmp_path):

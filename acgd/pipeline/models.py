@@ -131,8 +131,9 @@ class Models:
         on = compiled.wanted(cfg["compile"], self.device, steps)
         seeing = [getattr(one.encoder, "model", None) for one in members(self.encoder)]
         towers = [getattr(model, "visual", None) for model in seeing]
+        graphs = on and self.device.startswith("cuda") and not memory.is_large(cfg)
         for module in filter(None, [self.model.unet, *towers]):
-            compiled.set_compiled(module, on)
+            compiled.set_compiled(module, on, graphs)
 
     def make_room(self) -> None:
         """Before sampling, once the prompts are encoded: towers that wait leave the device where
