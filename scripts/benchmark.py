@@ -34,6 +34,7 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[1]
 RUN = [sys.executable, str(ROOT / "run.py")]
 PARTS = ("main", "startup", "steps", "sweep")
+OTHER = "the other layout"  # of the networks' memory, see acgd/models/layout.py
 STEPS = {  # case: overrides, pictures in the batch
     "as configured, 1 picture": ([], 1),
     "4 pictures": ([], 4),
@@ -49,7 +50,7 @@ STEPS = {  # case: overrides, pictures in the batch
     "cfg=0": (["guidance.cfg_scale=0"], 1),
     "cfg=1": (["guidance.cfg_scale=1"], 1),
     "cfg=3": (["guidance.cfg_scale=3"], 1),
-    "not channels_last": ([], 1),
+    OTHER: ([], 1),
 }
 
 
@@ -126,12 +127,16 @@ def time_steps(what: str, overrides: list[str], batch: int, steps: int) -> Figur
     """Seconds of a step and picture; the first step of the run does not count."""
     import torch
 
+    from acgd.models.layout import layout
     from acgd.pipeline.meter import Meter
 
     models, run = prepare(overrides, batch)
-    layout = torch.contiguous_format if what == "not channels_last" else torch.channels_last
-    models.model.unet.to(memory_format=layout)
-    models.encoder.model.visual.to(memory_format=layout)
+    order = layout(models.device)
+    if what == OTHER:
+        last = order == torch.channels_last
+        order = torch.contiguous_format if last else torch.channels_last
+    models.model.unet.to(memory_format=order)
+    models.encoder.model.visual.to(memory_format=order)
     synchronise = torch.cuda.synchronize if models.device.startswith("cuda") else lambda: None
     meter = Meter(models.device)
     next(run)

@@ -173,7 +173,8 @@ def draw_(key: str, value: Any) -> None:
         gain = key.endswith(("weight", "running_var"))  # of norms
         value.fill_(1.0 if gain else 0.0)
         return
-    block = torch.randn(99_991, generator=torch.Generator().manual_seed(len(key)))  # a prime
+    seed = torch.Generator().manual_seed(len(key))
+    block = torch.randn(99_991, generator=seed, device="cpu")  # a prime
     flat = value.reshape(-1)
     for i in range(0, len(flat), len(block)):
         part = flat[i : i + len(block)]

@@ -12,6 +12,7 @@ Cases take turns, round by round, each in a process of its own: processor second
 median; a process's first step does not count) and peak memory. Ratios are to two passes. The
 cosine is that of the gradient at one x, with float32 two passes as the reference.
 --size full is the notebook's: 256x256, 552,814,086 parameters, 16 cutouts; minutes a case.
+--device cuda takes wall seconds and the GPU's memory; --batch so many pictures at once.
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ from pathlib import Path
 from typing import Any
 
 CASES = ("two passes", "one pass", "acgd", "acgd bf16")
+PRECISIONS = {"acgd": "float32", "acgd bf16": "bfloat16", "acgd fp16": "float16"}
 RESPACING, SKIP, SEED = "25", 10, 0  # of the steps only the middle ones are taken
 SCALES = {"clip": 2000.0, "tv": 150.0, "range": 50.0}
 UNET = {
@@ -88,19 +90,23 @@ def main(arguments: list[str]) -> None:
     parser.add_argument("--steps", type=int, default=2, help="steps timed in a process")
     parser.add_argument("--rounds", type=int, default=2, help="turns that each case takes")
     parser.add_argument("--only", default=",".join(CASES), help="cases, separated by commas")
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--batch", type=int, default=1, help="pictures at once")
     parser.add_argument("--case", help=argparse.SUPPRESS)
     parser.add_argument("--gradient", type=Path, help=argparse.SUPPRESS)
     args = parser.parse_args(arguments)
+    where = args.device, args.batch
     if args.case:
-        print(json.dumps(run(args.case, args.size, args.steps, args.gradient)))
+        print(json.dumps(run(args.case, args.size, args.steps, args.gradient, *where)))
         return
-    cases = args.only.split(",")
-    if strange := set(cases) - set(CASES):
-        parser.error(f"unknown case {', '.join(sorted(strange))}: choose from {', '.join(CASES)}")
+    cases, known = args.only.split(","), {*CASES, *PRECISIONS}
+    if strange := set(cases) - known:
+        parser.error(f"unknown case {', '.join(sorted(strange))}: choose from {', '.join(known)}")
     with tempfile.TemporaryDirectory() as folder:
         found: dict[str, list[dict]] = {case: [] for case in cases}
         for _, case in itertools.product(range(args.rounds), cases):
             own = ["--case", case, "--steps", str(args.steps), "--size", args.size]
+            own += ["--device", args.device, "--batch", str(args.batch)]
             found[case].append(measured([*own, "--gradient", str(Path(folder, f"{case}.pt"))]))
         for line in table(found, cosines(Path(folder), cases)):
             print(line, flush=True)
@@ -117,7 +123,7 @@ def measured(arguments: list[str]) -> dict:
             sys.exit(f"the case ended with {process.returncode}")
         said.seek(0)
         unit = 1 if sys.platform == "darwin" else 1024  # of ru_maxrss
-        return {"peak": usage.ru_maxrss * unit, **json.loads(said.read().splitlines()[-1])}
+        return {"peak": usage.ru_maxrss * unit} | json.loads(said.read().splitlines()[-1])
 
 
 def cosines(folder: Path, cases: list[str]) -> dict[str, float]:
@@ -140,34 +146,47 @@ def table(found: dict[str, list[dict]], cosine: dict[str, float]) -> Iterator[st
         first = first or seconds
         peak = max(turn["peak"] for turn in turns) / 1e9
         yield (
-            f"{case:12} {seconds:8.3f} s cpu a step {first / seconds:6.2f} x faster"
+            f"{case:12} {seconds:8.3f} s a step {first / seconds:6.2f} x faster"
             f" {peak:6.2f} GB peak  gradient cosine {cosine[case]:.6f}"
         )
 
 
-def run(case: str, size: str, steps: int, gradient: Path | None) -> dict:
-    """Processor seconds of each step of a case; its gradient at a fixed x goes to a file."""
+def run(
+    case: str, size: str, steps: int, gradient: Path | None, device: str = "cpu", batch: int = 1
+) -> dict:
+    """Seconds of each step of a case, the processor's or a GPU's; its gradient at a fixed x goes to
+    a file."""
     import torch
 
     torch.manual_seed(SEED)
     side = SIZES[size]["unet"]["image_size"]
-    x = torch.randn(1, 3, side, side)
-    if case.startswith("acgd"):
+    x = torch.randn(batch, 3, side, side).to(device)
+    if case in PRECISIONS:
         from acgd.pipeline.device import keep_freed_memory
 
         keep_freed_memory()  # as every job of acgd does
-        grad_of, loop = ours(size, "bfloat16" if case.endswith("bf16") else "float32")
+        grad_of, loop = ours(size, PRECISIONS[case], device=device, batch=batch)
     else:
-        grad_of, loop = originals(size, one_pass=case == "one pass")
+        grad_of, loop = originals(size, one_pass=case == "one pass", device=device)
     if gradient:
-        torch.save(grad_of(x), gradient)
-    samples, seconds = loop(x), []
+        torch.save(grad_of(x).cpu(), gradient)
+    if device == "cpu":
+        return {"seconds": timed(loop(x), steps, device)}
+    torch.cuda.reset_peak_memory_stats(device)
+    seconds = timed(loop(x), steps, device)
+    return {"seconds": seconds, "peak": torch.cuda.max_memory_allocated(device)}
+
+
+def timed(samples: Iterator, steps: int, device: str) -> list[float]:
+    """Seconds of each step but the first: the processor's, or a GPU's by the clock."""
+    seconds, on_cpu = [], device == "cpu"
+    clock = time.process_time if on_cpu else time.perf_counter
     for _ in range(1 + steps):
-        start = time.process_time()
-        if not next(samples).isfinite().all():
-            sys.exit(f"{case}: not finite")
-        seconds.append(time.process_time() - start)
-    return {"seconds": seconds[1:]}
+        start = clock()
+        if not next(samples).isfinite().all():  # this also waits for a GPU
+            sys.exit("not finite")
+        seconds.append(clock() - start)
+    return seconds[1:]
 
 
 def target(size: str) -> Any:
@@ -190,7 +209,9 @@ def drawn(module: Any) -> Any:
     return module.eval().requires_grad_(False)
 
 
-def originals(size: str, one_pass: bool, method: str = "p") -> tuple[Gradient, Callable]:
+def originals(
+    size: str, one_pass: bool, method: str = "p", device: str = "cpu"
+) -> tuple[Gradient, Callable]:
     """The packages' networks and loop ("p", "ddim" or "plms"), with the notebook's losses."""
     import torch
     import torch.nn.functional as F
@@ -203,11 +224,12 @@ def originals(size: str, one_pass: bool, method: str = "p") -> tuple[Gradient, C
     given |= {"timestep_respacing": RESPACING, "rescale_timesteps": True, "num_heads": 4}
     unet, diffusion = script_util.create_model_and_diffusion(**given)
     clip, cutouts = drawn(module("model").CLIP(*SIZES[size]["clip"])), SIZES[size]["cutouts"]
-    drawn(unet)
+    drawn(unet).to(device)
+    clip.to(device)
     for name, parameter in unet.named_parameters():  # as the notebook leaves them
         parameter.requires_grad_(any(part in name for part in ("qkv", "norm", "proj")))
-    mean, std = (torch.tensor(v).view(3, 1, 1) for v in (MEAN, STD))
-    wanted, side = target(size), SIZES[size]["clip"][1]
+    mean, std = (torch.tensor(v, device=device).view(3, 1, 1) for v in (MEAN, STD))
+    wanted, side = target(size).to(device), SIZES[size]["clip"][1]
 
     def cut(x: Any) -> Any:
         cuts, longest = [], min(x.shape[2:])
@@ -234,7 +256,8 @@ def originals(size: str, one_pass: bool, method: str = "p") -> tuple[Gradient, C
         return -torch.autograd.grad(loss(x, out["pred_xstart"], int(t[0])), x)[0]
 
     def again(x: Any, t: Any) -> Any:
-        index = torch.tensor([diffusion.timestep_map.index(round(float(t[0])))])
+        now = diffusion.timestep_map.index(round(float(t[0])))
+        index = torch.full((len(x),), now, device=device)
         with torch.enable_grad():
             x = x.detach().requires_grad_()
             out = diffusion.p_mean_variance(unet, x, index, clip_denoised=False)
@@ -242,7 +265,7 @@ def originals(size: str, one_pass: bool, method: str = "p") -> tuple[Gradient, C
 
     def grad_of(x: Any) -> Any:
         torch.manual_seed(SEED)
-        return -again(x, torch.tensor([float(diffusion.timestep_map[-1 - SKIP])]))
+        return -again(x, torch.full((len(x),), float(diffusion.timestep_map[-1 - SKIP])))
 
     def loop(x: Any) -> Iterator:
         torch.manual_seed(SEED)
@@ -265,21 +288,45 @@ class Tower:
     """A CLIP's picture tower as guidance wants an encoder."""
 
     def __init__(self, clip: Any):
+        from acgd.models.frozen import layout
+
         self.clip, self.image_size = clip, clip.image_resolution
+        self.layout = layout(clip.visual.conv1.weight)
 
     def image(self, pixels: Any) -> Any:
         """(N, 3, S, S) in [0, 1] -> (N, D), unit norm, float32."""
-        import torch
         import torch.nn.functional as F
 
         from acgd.media.preprocess import normalise
 
-        x = normalise(pixels).contiguous(memory_format=torch.channels_last)
+        x = normalise(pixels).contiguous(memory_format=self.layout)
         return F.normalize(self.clip.encode_image(x).float(), dim=-1)
 
 
-def ours(size: str, precision: str, method: str = "p") -> tuple[Gradient, Callable]:
-    """acgd's networks and sampler with the same losses, noise and cutouts."""
+def networks(size: str, device: str = "cpu") -> tuple[Any, Any]:
+    """acgd's UNet and CLIP in float32, with weights."""
+    import torch
+
+    from acgd.models.clip import CLIP
+    from acgd.models.unet import UNet
+
+    with torch.device(device):
+        unet = UNet(**{"num_heads": 4, **SIZES[size]["unet"]})
+        return drawn(unet), drawn(CLIP(*SIZES[size]["clip"]))
+
+
+def ours(
+    size: str,
+    precision: str,
+    method: str = "p",
+    device: str = "cpu",
+    batch: int = 1,
+    made: tuple[Any, Any] | None = None,
+) -> tuple[Gradient, Callable]:
+    """acgd's networks and sampler with the same losses, noise and cutouts.
+
+    made: UNet and CLIP as `networks` gives them, which take precision and layout; None: new ones.
+    """
     import torch
 
     from acgd.diffusion.denoiser import Denoiser
@@ -293,19 +340,20 @@ def ours(size: str, precision: str, method: str = "p") -> tuple[Gradient, Callab
     from acgd.diffusion.samplers.ddpm import DDPM
     from acgd.diffusion.samplers.guided import guided
     from acgd.diffusion.samplers.plms import PLMS
-    from acgd.models.clip import CLIP, halve_
-    from acgd.models.unet import UNet
+    from acgd.models.clip import halve_
+    from acgd.models.layout import layout
     from acgd.types import Target
 
-    unet = drawn(UNet(**{"num_heads": 4, **SIZES[size]["unet"]})).convert_torso(precision)
-    clip = drawn(CLIP(*SIZES[size]["clip"]))
+    unet, clip = networks(size, device) if made is None else made
+    unet.convert_torso(precision)
     if precision != "float32":
-        halve_(clip, torch.bfloat16)
-    unet.to(memory_format=torch.channels_last)
-    clip.visual.to(memory_format=torch.channels_last)
+        halve_(clip, getattr(torch, precision))
+    if made is None:
+        for network in (unet, clip.visual):
+            network.to(memory_format=layout(device))
     diffusion = Diffusion(respacing=RESPACING)
     denoiser = Denoiser(unet, diffusion)
-    targets = [[Target(target(size)[0], 1.0, "text", "")]]
+    targets = [[Target(target(size)[0], 1.0, "text", "")]] * batch
 
     def guide(noise: Noise) -> Guidance:
         distance = ClipDistance(Tower(clip), targets, noise, SIZES[size]["cutouts"])
@@ -313,7 +361,7 @@ def ours(size: str, precision: str, method: str = "p") -> tuple[Gradient, Callab
         return Guidance(diffusion, losses, SCALES)
 
     def grad_of(x: Any) -> Any:
-        t = torch.tensor([diffusion.num_timesteps - 1 - SKIP])
+        t = torch.full((batch,), diffusion.num_timesteps - 1 - SKIP)
         return guided(denoiser, x, t, guide(Noise.shared(SEED))).grad
 
     def loop(x: Any) -> Iterator:

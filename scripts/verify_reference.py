@@ -12,6 +12,7 @@ and may have
 
 The exit status is 0 only if every case was checked and held. --allow-missing also allows cases that
 could not be checked, for want of a photo or a recording, of arrays, or of a module that knows them.
+--device cuda computes there, in float32 throughout: the UNet's and CLIP's files can be, by --only.
 """
 
 from __future__ import annotations
@@ -184,17 +185,20 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument(
         "--allow-missing", action="store_true", help="cases not checked are no failure"
     )
+    parser.add_argument("--device", default="cpu", help="where models compute: cpu, cuda")
     options = parser.parse_args(arguments)
     # Before MKL's first product: the one of its ways to add up that is the same on every processor.
     # Rounding decides on which side of a kink the guidance of two cases falls.
     os.environ.setdefault("MKL_CBWR", "COMPATIBLE")
     if not options.folder.is_dir():
         parser.error(f"{options.folder} is not a folder")
+    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
     print(f"{'file':<22} {'case':<30} {'error':>10} {'tolerance':>10}  ok")
     count: Counter[str] = Counter()
-    for case in verify_folder(options.folder, options.only):
-        show(case)
-        count["failed" if case.faults else "not checked" if case.note else "ok"] += 1
+    with torch.device(options.device):
+        for case in verify_folder(options.folder, options.only):
+            show(case)
+            count["failed" if case.faults else "not checked" if case.note else "ok"] += 1
     print(f"{count['ok']} cases ok, {count['failed']} failed, {count['not checked']} not checked")
     if not count.total():
         print(f"nothing to check: no golden files in {options.folder}")

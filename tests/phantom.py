@@ -58,6 +58,9 @@ def a_gpu():
         # torch.tensor(..., device=) makes a CPU tensor first and copies it, as on CUDA
         torch._C._set_only_lift_cpu_tensors(True)
         stack.callback(torch._C._set_only_lift_cpu_tensors, False)
+        # module.to() makes new parameters: writing to .data would leave `held` as it was
+        torch.__future__.set_overwrite_module_params_on_conversion(True)
+        stack.callback(torch.__future__.set_overwrite_module_params_on_conversion, False)
         yield
 
 
@@ -84,6 +87,11 @@ class Claimed(torch.Tensor):
 
     def tolist(self):
         return self.cpu().tolist()
+
+    def __deepcopy__(self, memo):
+        copied = Claimed(self.held.clone())
+        parameter = isinstance(self, torch.nn.Parameter)
+        return torch.nn.Parameter(copied, self.requires_grad) if parameter else copied
 
     def data_ptr(self):
         return self.held.data_ptr()

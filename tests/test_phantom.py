@@ -3,10 +3,13 @@
 from collections import Counter
 from pathlib import Path
 
+import benchmark_originals
+import gpu_check
 import numpy as np
 import phantom
 import pytest
 import torch
+import verify_reference
 from conftest import compose
 from PIL import Image
 from small import OPTIONS
@@ -177,6 +180,24 @@ def test_what_crosses_in_a_step(sampler, batch, tiny, tmp_path, monkeypatch):
         lines = {line: times for (kind, line), times in step.items() if kind == what}
         assert sum(lines.values()) <= most, lines
         assert set(lines.values()) <= {1}, lines  # none in a loop, over samples least of all
+
+
+def test_what_gpu_check_takes_the_time_of():
+    with phantom.a_gpu(), phantom.Phantom():
+        made = benchmark_originals.networks("tiny", phantom.DEVICE)
+        x = torch.randn(2, 3, 32, 32).to(phantom.DEVICE)
+        told = "fp32", "channels_last", False
+        found, gradient = gpu_check.step(made, "tiny", phantom.DEVICE, x, *told)
+    assert found["same_bits"] and found["ms"] > 0 and "peak_gb" in found
+    assert gradient.shape == (2, 3, 32, 32) and gradient.abs().sum() > 0
+
+
+def test_golden_numbers_of_clip_s_towers():
+    golden = str(Path(__file__).parent / "golden")
+    with phantom.a_gpu(), phantom.Phantom() as gpu:
+        told = ["--only", "clip_*_small", "--device", phantom.DEVICE]
+        assert verify_reference.main([golden, *told]) == 0
+    assert gpu.count("kernel") > 100
 
 
 NOTEBOOK = {  # the published 256-pixel model

@@ -42,14 +42,14 @@ def set_compiled(module: nn.Module, on: bool, graphs: bool = False) -> None:
         del module.__dict__["forward"]
         return
     os.environ.setdefault(CACHE, str(Path.home() / ".cache" / "acgd" / "compiled"))
-    mode = {"mode": "reduce-overhead"} if graphs else {}
+    mode = "reduce-overhead" if graphs else None
     plain, fast, failed = module.forward, None, False
 
     def forward(*given: Any, **named: Any) -> Any:
         nonlocal fast, failed
         if not failed:
             try:
-                fast = fast or torch.compile(plain, dynamic=False, backend=BACKEND, **mode)
+                fast = fast or torch.compile(plain, dynamic=False, backend=BACKEND, mode=mode)
                 out = fast(*given, **named)
                 return out.clone() if graphs else out  # a graph's next run writes over its last
             except Exception as error:

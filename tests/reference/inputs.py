@@ -23,7 +23,7 @@ CALLS = {
 
 
 def evaluate(text: str, **names):
-    """The tensor (or array) that a call written as text stands for.
+    """The tensor (or array) that a call written as text stands for, on torch's default device.
 
     `names` gives values to bare names among the arguments and in arithmetic, e.g.
     evaluate("waveform(6000, 16000, 0.8, 220 * (1 + b))", b=1) or
@@ -34,7 +34,8 @@ def evaluate(text: str, **names):
         tree = ast.parse(text.strip(), mode="eval").body
     except SyntaxError as error:
         raise ValueError(f"not a call of fill.py: {text!r}") from error
-    return _value(tree, names)
+    value = _value(tree, names)
+    return value.to(torch.get_default_device()) if isinstance(value, torch.Tensor) else value
 
 
 def find_calls(text: str) -> list[str]:
@@ -69,7 +70,7 @@ def cotangent(text: str, out: torch.Tensor, **placeholders: str) -> torch.Tensor
     name = named[1]
     for word, value in placeholders.items():
         name = name.replace(word, value)
-    return fill.probe(name, tuple(out.shape))
+    return fill.probe(name, tuple(out.shape)).to(out.device)
 
 
 def _closing(text: str, opening: int) -> int:
