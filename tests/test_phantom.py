@@ -8,6 +8,7 @@ import gpu_check
 import numpy as np
 import phantom
 import pytest
+import tiny_pipelines
 import torch
 import verify_reference
 from conftest import compose
@@ -160,11 +161,10 @@ def test_an_interrupted_job_goes_on_to_the_same_picture(tiny, tmp_path, monkeypa
     assert "resumes after 2 steps" in log.read_text()
 
 
-@pytest.mark.parametrize(
-    "sampler, batch", [("ddpm", 1), ("ddpm", 3), ("ddim", 3), ("dpmpp", 3), ("plms", 3)]
-)
-def test_what_crosses_in_a_step(sampler, batch, tiny, tmp_path, monkeypatch):
+def last_step(monkeypatch, folder, overrides) -> tuple[np.ndarray, Counter]:
+    """The phantom's pictures, and all that is done between the last two steps, in whatever file."""
     marks, sample = [], drawing.sample
+
     with phantom.a_gpu(), phantom.Phantom() as gpu:
 
         def marked(*given):
@@ -173,13 +173,38 @@ def test_what_crosses_in_a_step(sampler, batch, tiny, tmp_path, monkeypatch):
                 yield step
 
         monkeypatch.setattr(drawing, "sample", marked)
-        seeds = f"seed={list(range(batch))}".replace(" ", "")
-        draw(tmp_path, [*tiny, f"sampler={sampler}", seeds, *QUICK])
-    step = marks[-1] - marks[-2]  # all that is done between two steps, in whatever file
+        pictures = draw(folder, overrides)
+    return pictures, marks[-1] - marks[-2]
+
+
+def hold_to_budget(step: Counter) -> None:
     for what, most in MOST.items():
         lines = {line: times for (kind, line), times in step.items() if kind == what}
         assert sum(lines.values()) <= most, lines
         assert set(lines.values()) <= {1}, lines  # none in a loop, over samples least of all
+
+
+@pytest.mark.parametrize(
+    "sampler, batch", [("ddpm", 1), ("ddpm", 3), ("ddim", 3), ("dpmpp", 3), ("plms", 3)]
+)
+def test_what_crosses_in_a_step(sampler, batch, tiny, tmp_path, monkeypatch):
+    seeds = f"seed={list(range(batch))}".replace(" ", "")
+    told = [*tiny, f"sampler={sampler}", seeds, *QUICK]
+    hold_to_budget(last_step(monkeypatch, tmp_path, told)[1])
+
+
+def test_a_pipeline_of_diffusers(tiny, tmp_path, monkeypatch):
+    diffusers = pytest.importorskip("diffusers", reason="pip install 'acgd[diffusers]'")
+    diffusers.utils.logging.set_verbosity_error()
+    told = [word for word in tiny if not word.startswith("model.")]
+    told += ["model=diffusers", f"model.checkpoint={tiny_pipelines.sd(tmp_path / 'pipeline')}"]
+    told += ["prompt=text", "prompt.text=a dog", "sampler=lcm", "guidance.decoder=linear"]
+    told += ["guidance.cfg_scale=3", "guidance.num_cutouts=2", "seed=[0,1]", *QUICK]
+    here = draw(tmp_path / "cpu", told)
+    models.CACHE.kept.clear()
+    there, step = last_step(monkeypatch, tmp_path / "gpu", told)
+    assert abs(here - there).max() <= 1
+    hold_to_budget(step)
 
 
 def test_what_gpu_check_takes_the_time_of():

@@ -37,6 +37,7 @@ class Linear:
         rows = latents.movedim(1, -1).flatten(0, -2).double().cpu()
         rows = torch.cat([rows, torch.ones(len(rows), 1, dtype=rows.dtype)], 1)
         found = torch.linalg.lstsq(rows, small.movedim(1, -1).flatten(0, -2)).solution.float()
+        found = found.to(model.device)
         self.weight, self.bias, self.size = found[:-1].T, found[-1], model.image_size
 
     def __call__(self, x: Tensor) -> Tensor:
