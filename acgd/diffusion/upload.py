@@ -12,8 +12,10 @@ def upload(values: Tensor, device: torch.device) -> Tensor:
     """`values` on the device. A GPU is not waited for: they join the work that is queued there.
 
     A plain copy would wait until all of that is done. What is not small has to be pinned for it,
-    in memory that torch keeps for the next copies.
+    in memory that torch keeps for the next copies. Apple's devices are given plain copies: theirs
+    may otherwise be read when the memory is another's.
     """
-    if device.type.startswith("cuda") and values.nbytes > SMALL:
+    cuda = device.type.startswith("cuda")
+    if cuda and values.nbytes > SMALL:
         values = values.pin_memory()
-    return values.to(device, non_blocking=True)
+    return values.to(device, non_blocking=cuda)
