@@ -39,20 +39,27 @@ NEEDS = {"goldens": ["hydra", "transformers"], "sweep": ["hydra"], "tests": ["hy
          "originals": ["guided_diffusion", "clip"]}  # fmt: skip
 WARM, TIMED = 3, 8  # steps; the schedule of benchmark_originals has 15 after those that it skips
 PRECISIONS = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
-STEPS = [  # precision, pictures, layout
-    ("fp32", 1, "own"),
-    ("bf16", 1, "own"),
-    ("bf16", 1, "channels_last"),
-    ("fp16", 1, "own"),
-    ("fp16", 1, "channels_last"),
-    ("bf16", 4, "own"),
-    ("bf16", 8, "own"),
-    ("bf16", 8, "channels_last"),
-    ("fp16", 8, "own"),
-    ("fp32", 4, "own"),
-    ("fp32", 8, "own"),
+Case = tuple[str, int, str, bool]  # precision, pictures, layout, whether it is compiled
+STEPS: list[Case] = [
+    ("fp32", 1, "own", False),  # first: the others' gradients are compared with it
+    ("bf16", 1, "own", False),
+    ("bf16", 1, "channels_last", False),
+    ("fp16", 1, "own", False),
+    ("fp16", 1, "channels_last", False),
+    ("bf16", 4, "own", False),
+    ("bf16", 8, "own", False),
+    ("bf16", 8, "channels_last", False),
+    ("fp16", 8, "own", False),
+    ("fp32", 4, "own", False),
+    ("fp32", 8, "own", False),
 ]
-COMPILED = [("bf16", 1, "own"), ("bf16", 8, "own"), ("fp16", 1, "own")]
+COMPILED: list[Case] = [
+    STEPS[0],
+    ("bf16", 1, "own", False),
+    ("bf16", 1, "own", True),
+    ("bf16", 8, "own", True),
+    ("fp16", 1, "own", True),
+]
 QUIET = ["logger=none", "report=false", "captioner=none", "describer=none", "preview_every=0"]
 
 
@@ -136,7 +143,7 @@ def run(part: str, device: str, size: str, limit: float) -> dict:
 # --- the parts, each a generator of rows
 
 
-def steps(device: str, size: str, cases: list = STEPS, compiles: bool = False) -> Iterator[dict]:
+def steps(device: str, size: str, cases: list[Case] = STEPS) -> Iterator[dict]:
     """A guided step at the notebook's size, by precision, batch and layout."""
     import torch
     from benchmark_originals import SIZES, networks
@@ -145,8 +152,9 @@ def steps(device: str, size: str, cases: list = STEPS, compiles: bool = False) -
     torch.manual_seed(0)
     x = torch.randn(8, 3, side, side).to(device)
     reference = None
-    for precision, batch, order in cases:
+    for precision, batch, order, compiles in cases:
         row: dict[str, Any] = {"precision": precision, "batch": batch, "layout": order}
+        row |= {"compiled": True} if compiles else {}
         try:
             found, gradient = step(made, size, device, x[:batch], precision, order, compiles)
         except RuntimeError as error:  # out of memory, above all
@@ -195,8 +203,8 @@ def step(
 
 
 def compiled(device: str, size: str) -> Iterator[dict]:
-    """The same steps through torch.compile."""
-    return steps(device, size, COMPILED, compiles=True)
+    """Steps through torch.compile, beside those that are not."""
+    return steps(device, size, COMPILED)
 
 
 def goldens(device: str, size: str) -> Iterator[dict]:
