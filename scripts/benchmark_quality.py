@@ -15,14 +15,19 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-NOTEBOOK = "the notebook's way"
+NOTEBOOK, DDPM = "the notebook's way", ["sampler=ddpm"]
 CASES: dict[str, list[str]] = {
-    NOTEBOOK: ["sampler.steps=1000", "guidance.through_unet=true", "guidance.num_cutouts=16"],
+    NOTEBOOK: [
+        *DDPM,
+        "sampler.steps=1000",
+        "guidance.through_unet=true",
+        "guidance.num_cutouts=16",
+    ],
     "as configured": [],
-    **{f"ddpm, {n} steps": [f"sampler.steps={n}"] for n in (10, 15, 25, 60, 100, 250)},
+    **{f"ddpm, {n} steps": [*DDPM, f"sampler.steps={n}"] for n in (10, 15, 25, 40, 100, 250)},
     **{f"ddim, {n} steps": ["sampler=ddim", f"sampler.steps={n}"] for n in (10, 15, 20, 40, 100)},
     **{f"plms, {n} steps": ["sampler=plms", f"sampler.steps={n}"] for n in (10, 20, 40)},
-    **{f"dpmpp, {n} steps": ["sampler=dpmpp", f"sampler.steps={n}"] for n in (6, 10, 15, 20, 40)},
+    **{f"dpmpp, {n} steps": ["sampler=dpmpp", f"sampler.steps={n}"] for n in (4, 6, 10, 15, 20)},
     **{f"every={n}": [f"guidance.every={n}"] for n in (2, 4)},
     **{f"num_cutouts={n}": [f"guidance.num_cutouts={n}"] for n in (2, 4, 16, 32)},
     "through_unet=true": ["guidance.through_unet=true"],
