@@ -17,6 +17,7 @@ from conftest import ROOT
 from acgd.errors import UserError
 
 gradio = pytest.importorskip("gradio", reason="pip install 'acgd[app]'")
+LONG = "sampler.steps=80 captioner=none"  # takes longer than a click
 FEW = "sampler.steps=5 captioner=none report=false"
 CHOSEN = {"model": "tiny", "encoder": "tiny", "text_share": 0.5, "style": "noto", "seed": 3,
           "seeds": 2, "film": False, "steps": 20, "clip": 500, "cfg_scale": 2}  # fmt: skip
@@ -191,9 +192,9 @@ def test_what_is_wrong_is_one_line(app, tab, tmp_path):
 @pytest.mark.slow
 def test_two_tabs_wait_for_one_another_and_do_not_mix(app, tab):
     first, second = tab(), tab(viewport={"width": 390, "height": 800}, color_scheme="dark")
-    for page, text in ((first, "a cat"), (second, "a train")):
+    for page, text, more in ((first, "a cat", LONG), (second, "a train", FEW)):
         page.fill("#words textarea, #words input", text)
-        set_more(page, f"{FEW} seed=5")
+        set_more(page, f"{more} seed=5")
     first.click("#draw")
     second.click("#draw")
     says(second, "queue")  # its place
