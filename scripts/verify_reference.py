@@ -187,9 +187,6 @@ def main(arguments: list[str] | None = None) -> int:
     )
     parser.add_argument("--device", default="cpu", help="where models compute: cpu, cuda")
     options = parser.parse_args(arguments)
-    # Before MKL's first product: the one of its ways to add up that is the same on every processor.
-    # Rounding decides on which side of a kink the guidance of two cases falls.
-    os.environ.setdefault("MKL_CBWR", "COMPATIBLE")
     if not options.folder.is_dir():
         parser.error(f"{options.folder} is not a folder")
     torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
@@ -207,4 +204,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
+    # Before MKL's first product: the one of its ways to add up that is the same on every processor.
+    # Rounding decides on which side of a kink the guidance of two cases falls.
+    os.environ.setdefault("MKL_CBWR", "COMPATIBLE")
     sys.exit(main())
