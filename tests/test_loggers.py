@@ -119,7 +119,7 @@ def test_an_offline_run_holds_config_losses_picture_and_metrics(tiny, sounds, tm
     start = next(record["run"] for record in records if record["type"] == "run")
     assert start["run_id"] == run.signature
     assert start["run_group"] == "main" and start["job_type"] == "sample"
-    assert start["tags"] == ["main", "ddpm", "audio"]
+    assert start["tags"] == ["main", "dpmpp", "audio"]
     assert start["config"]["update"]["guidance"]["clip"] == run.cfg["guidance"]["clip"]
     items = [record["history"]["item"] for record in records if record["type"] == "history"]
     rows = list(csv.DictReader((run.folder / "losses.csv").open()))

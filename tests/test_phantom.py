@@ -37,7 +37,7 @@ MOST = {"upload": 3, "wait": 0, "read": 1}  # of a step
 QUICK = ["sampler.steps=3", "preview_every=0", "guidance.tv=5"]
 
 JOBS = {
-    "ddpm": ["seed=[0,1]", "guidance.cutout_chunk=1"],
+    "ddpm": ["sampler=ddpm", "seed=[0,1]", "guidance.cutout_chunk=1"],
     "ddim": ["sampler=ddim", "sampler.eta=0.5", "guidance.through_unet=true", "guidance.tv=50"],
     "plms": ["sampler=plms", "guidance.blend=true", "guidance.clamp=0.05"],
     "dpmpp": ["sampler=dpmpp", "guidance.every=2", "twin=true", "guidance.sat=10"],

@@ -170,7 +170,7 @@ BOMB = "a: &a [x,x]\n" + "".join(
     ("edit", "says"),
     [
         (
-            lambda text: text.replace("acgd.diffusion.samplers.ddpm.DDPM", "torch.load"),
+            lambda text: text.replace("acgd.diffusion.samplers.dpmpp.DPMSolverPP", "torch.load"),
             "sampler._target_=torch.load: is no part of acgd and is not run; if you know and trust "
             "it, add --trust torch",
         ),

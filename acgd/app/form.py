@@ -67,7 +67,7 @@ def settings() -> dict[str, Any]:
     return {
         "seed": gr.Number(0, label="First seed", precision=0, minimum=0,
             info="another number draws another picture of the same; Vary takes the next ones"),
-        "steps": gr.Slider(5, 250, 40, step=1, label="Steps", info="more take longer"),
+        "steps": gr.Slider(4, 250, 8, step=1, label="Steps", info="more take longer"),
         "clip": gr.Slider(0, 5000, 250, step=50, label="Guidance",
             info="how hard each step is pulled towards the sound (guidance.clip)"),
         "cfg_scale": gr.Slider(0, 8, 2, step=0.25, label="Condition",
