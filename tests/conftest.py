@@ -86,6 +86,7 @@ def tiny(weights) -> list[str]:
     """Overrides that put the random models in place of the embedded ones, in four steps."""
     return [
         f"model.checkpoint={weights / 'unet.safetensors'}",
+        "model.adapter=null",
         "model.autoencoder=null",  # in pixels
         "model.predicts=x0",
         "model.clip_denoised=true",

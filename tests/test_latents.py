@@ -58,6 +58,7 @@ def latent(files):
     """Overrides that make the model a latent one."""
     own = {
         "checkpoint": files / "unet.safetensors",
+        "adapter": "null",
         "autoencoder": files / "autoencoder.safetensors",
         "predicts": "v",
         "clip_denoised": "false",

@@ -7,6 +7,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from acgd.diffusion.model import PictureModel
 from acgd.errors import UserError
 from acgd.models.autoencoder import Autoencoder
 from acgd.training import (
@@ -110,9 +111,9 @@ def small(monkeypatch):
 
 @pytest.fixture
 def diffusion(small, latents):
-    def train(out, steps):
+    def train(out, steps, *more):
         given = [f"--latents={latents}", f"--out={out}", f"--steps={steps}", "--batch=4"]
-        latent_diffusion.main(given)
+        latent_diffusion.main([*given, *more])
         return torch.load(out / "state.pt", weights_only=True)
 
     return train
@@ -178,7 +179,7 @@ def test_a_diffusion_model_needs_its_latents(eyes, tmp_path, capsys):
 
 def test_what_was_trained_is_exported_with_its_sizes(diffusion, tmp_path, monkeypatch):
     diffusion(tmp_path / "unet", 2)
-    monkeypatch.setattr(export, "UNET", SMALL)
+    monkeypatch.setattr(export, "UNET_ARCHITECTURE", SMALL)
     state = tmp_path / "unet" / "state.pt"
     monkeypatch.setattr("sys.argv", ["export", "unet", f"--state={state}", f"--out={tmp_path}"])
     export.main()
@@ -190,6 +191,28 @@ def test_what_was_trained_is_exported_with_its_sizes(diffusion, tmp_path, monkey
     monkeypatch.setattr("sys.argv", ["export", "autoencoder", f"--out={tmp_path}"])
     with pytest.raises(SystemExit):
         export.main()
+
+
+def test_an_adapter_is_trained_for_the_weights_beside_it(diffusion, tmp_path, monkeypatch):
+    diffusion(tmp_path / "unet", 2)
+    monkeypatch.setattr(export, "UNET_ARCHITECTURE", SMALL)
+    state = f"--state={tmp_path / 'unet' / 'state.pt'}"
+    monkeypatch.setattr("sys.argv", ["export", "unet", state, f"--out={tmp_path}"])
+    export.main()
+    base = tmp_path / "tiny_unet.safetensors"
+    told = [f"--init={base}", "--rank=2", "--lr=0.1", "--warmup=0"]
+    whole = diffusion(tmp_path / "a", 4, *told)
+    diffusion(tmp_path / "b", 2, *told)
+    assert_same(whole, diffusion(tmp_path / "b", 4, *told))
+    state = f"--state={tmp_path / 'a' / 'state.pt'}"
+    monkeypatch.setattr("sys.argv", ["export", "adapter", state, f"--out={tmp_path}"])
+    export.main()
+    adapter = tmp_path / "tiny_adapter.safetensors"
+    found = PictureModel(str(base), adapter=str(adapter)).unet.state_dict()
+    before = PictureModel(str(base)).unet.state_dict()
+    changed = {key for key, value in before.items() if not torch.equal(found[key], value)}
+    assert changed == {f"{key.removesuffix('.scale')}.weight"
+                       for key in load_file(adapter) if key.endswith(".scale")}  # fmt: skip
 
 
 def test_rates_rise_stay_and_fall():

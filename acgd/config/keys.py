@@ -175,6 +175,7 @@ TABLE: dict[str, Kind] = {
     "model.rescale_timesteps": YES,
     "model.predicts": choice("eps", "x0", "v"),
     "model.clip_denoised": YES,
+    "model.adapter": or_null(FILE),
     "model.autoencoder": or_null(FILE),
     "model.scale": number(0, 1e6, above=True),
     "model.shift": number(-1e6, 1e6),

@@ -14,6 +14,7 @@ from acgd.checkpoints import load as checkpoints
 from acgd.diffusion.denoiser import Denoiser
 from acgd.diffusion.process import Diffusion
 from acgd.errors import UserError
+from acgd.models import low_rank
 from acgd.models.autoencoder import Autoencoder
 from acgd.models.layout import layout
 from acgd.models.unet import UNet
@@ -31,6 +32,7 @@ class PictureModel:
     predicts: "eps", "x0" or "v". precision: "float32", "float16" or "bfloat16", of the
     torso's convolutions.
 
+    adapter: low-rank weights to be added to the network's, see `acgd.models.low_rank`.
     autoencoder: weights of an Autoencoder for a network that works in latents; None: in pixels.
     What is sampled is `scale` (z - `shift`) of the autoencoder's latents z. Samplers, noise and
     snapshots see `shape` (C, h, w) alone; `decode` and `encode` are the way to pixels and back.
@@ -52,6 +54,7 @@ class PictureModel:
         rescale_timesteps: bool = True,
         predicts: str = "eps",
         clip_denoised: bool = False,
+        adapter: str | None = None,
         autoencoder: str | None = None,
         scale: float = 1.0,
         shift: float = 0.0,
@@ -71,6 +74,8 @@ class PictureModel:
         path = checkpoints.locate(checkpoint)
         unet = self.network(path, architecture, precision)
         self.unet, self.cond_dim = filled(unet, path, device, checkpoint_key), unet.cond_dim
+        if adapter is not None:
+            self.adapt(checkpoints.locate(adapter), path)
         self.process: dict[str, Any] = {
             "schedule": schedule,
             "steps": steps,
@@ -99,6 +104,16 @@ class PictureModel:
         never held."""
         unet = checkpoints.empty(UNet, path, sizes)
         return unet if precision == "float32" else unet.to("meta").convert_torso(precision)
+
+    def adapt(self, adapter: Path, path: Path) -> None:
+        """Add an adapter to the network's weights, which are those of `path`."""
+        of = checkpoints.read_config(adapter).get("of")
+        if of != checkpoints.fingerprint(path):
+            raise UserError(
+                f"{adapter} is no adapter of {path}: model.adapter=null, or one that was trained"
+                " for these weights"
+            )
+        low_rank.merge(self.unet, checkpoints.load_state(adapter))
 
     def decode(self, x: Tensor) -> Tensor:
         """What is sampled, (B, *shape), to pixels (B, 3, S, S), nominally in [-1, 1]."""

@@ -1,10 +1,12 @@
 """Write the trainings' results as embedded weights: float16 safetensors with their sizes inside.
 
 python -m acgd.training.export unet        --state runs/diffusion/state.pt
+python -m acgd.training.export adapter     --state runs/names/state.pt
 python -m acgd.training.export autoencoder --state runs/ae256/state.pt
 python -m acgd.training.export encoder --state runs/encoder/state.pt
 python -m acgd.training.export encoder --audio runs/ears/state.pt
 
+An adapter's factors are written as whole numbers of six bits, see `acgd.models.low_rank`.
 --state writes new towers and keeps the file's ears, --audio new ears and keeps the file's towers.
 """
 
@@ -19,13 +21,15 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from acgd.checkpoints.load import read_config
+from acgd.checkpoints.load import fingerprint, read_config
+from acgd.models import low_rank
 from acgd.models.audioclip import AudioCLIP
+from acgd.models.unet import UNet
 from acgd.paths import WEIGHTS
 from acgd.training import ears
 from acgd.training.autoencoder import ARCHITECTURES as AUTOENCODERS
 from acgd.training.encoder import ARCHITECTURES, load_towers
-from acgd.training.latent_diffusion import ARCHITECTURE as UNET
+from acgd.training.latent_diffusion import ARCHITECTURE as UNET_ARCHITECTURE
 
 EARS = ("sample_rate", "n_fft", "hop_length", "win_length", "window", "normalized", "onesided",
         "apply_attention", "input_range")  # fmt: skip
@@ -37,6 +41,17 @@ def halve(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
         k: (v.half() if v.is_floating_point() else v).contiguous().clone()
         for k, v in tensors.items()
     }
+
+
+def adapter(ema: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The file of what `latent_diffusion --rank` has trained."""
+    ups = [value for key, value in ema.items() if key.endswith(".0.up")]
+    if not ups:
+        raise SystemExit("--state is of no adapter: it is trained with latent_diffusion --rank")
+    unet = UNet(**UNET_ARCHITECTURE)
+    low_rank.adapt(unet, ups[0].shape[1])
+    unet.load_state_dict(ema)
+    return low_rank.factors(unet)
 
 
 def write(path: Path, tensors: dict[str, Tensor], about: dict[str, str]) -> None:
@@ -97,18 +112,21 @@ def is_audio(setting: str) -> bool:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
-    parser.add_argument("what", choices=["unet", "autoencoder", "encoder", "judge"])
+    parser.add_argument("what", choices=["unet", "adapter", "autoencoder", "encoder", "judge"])
     parser.add_argument("--state", type=Path, help="what the training of the network has saved")
     parser.add_argument("--audio", type=Path, help="what the training of the ears has saved")
     parser.add_argument("--out", type=Path, default=WEIGHTS)
     args = parser.parse_args()
     path = args.out / f"tiny_{args.what}.safetensors"
-    if args.what in ("unet", "autoencoder"):
+    if args.what in ("unet", "adapter", "autoencoder"):
         if not args.state:
             parser.error(f"{args.what} needs --state, what its training has saved")
         modules = torch.load(args.state, weights_only=True)["modules"]
         if args.what == "unet":
-            config, tensors = UNET, modules["ema"]
+            config, tensors = UNET_ARCHITECTURE, modules["ema"]
+        elif args.what == "adapter":
+            base = args.out / "tiny_unet.safetensors"
+            config, tensors = {"of": fingerprint(base)}, adapter(modules["ema"])
         else:
             config, tensors = AUTOENCODERS[256], modules["model"]
     else:

@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import copy
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -26,6 +27,7 @@ from acgd.diffusion.denoiser import Denoiser
 from acgd.diffusion.noise import Noise
 from acgd.diffusion.process import Diffusion
 from acgd.diffusion.samplers.ddim import DDIM
+from acgd.models import low_rank
 from acgd.models.autoencoder import Autoencoder
 from acgd.models.unet import UNet
 from acgd.training import loop
@@ -35,7 +37,7 @@ from acgd.training.data.pictures import code, read_concepts
 
 STYLES = ("noto", "twemoji", "fluent3d", "fluentflat", "notov1", "emojione", "fxemoji")
 ANY = len(STYLES)  # the class of pictures whose style is left open
-ARCHITECTURE = {
+ARCHITECTURE: dict[str, Any] = {
     "image_size": 16,
     "in_channels": 8,
     "num_channels": 96,
@@ -65,9 +67,11 @@ STANDS_FOR = {"heartbeat": "❤️", "siren": "🚨"}  # where a concept's first
 
 class Latents:
     """Draws latents with their conditions; `share` of them the concepts' own pictures, `names` of
-    them those of what else the model is to draw."""
+    them those of what else the model is to draw, as `listed` in a file."""
 
-    def __init__(self, folder: Path, styles: list[str], share: float, names: float):
+    def __init__(
+        self, folder: Path, styles: list[str], share: float, names: float, listed: Path = NAMES
+    ):
         data = np.load(folder / "latents.npz")
         self.z = torch.from_numpy(data["latents"])  # (N, 2, C, s, s)
         self.embed, self.text = torch.from_numpy(data["embed"]).float(), data["text"]
@@ -83,8 +87,8 @@ class Latents:
         rows = list(zip(data["concept"].tolist(), data["emoji"].tolist(), strict=True))
         clear = np.array([first.get(concept) == emoji for concept, emoji in rows])
         used = np.isin(data["style"], styles)
-        known = set(NAMES.read_text(encoding="utf-8").split("\n"))
-        named = np.array([name in known for name in data["name"].tolist()]) & used & ~clear
+        known = [name for name in listed.read_text(encoding="utf-8").split("\n") if name]
+        named = np.isin(data["name"], known) & used & ~clear
         fill = np.array([FILL_IN.get(group, 0.0) for group in data["group"].tolist()])
         fill = fill * used * ~clear * ~named
         parts = {"concepts": (clear & used, share), "names": (named, names),
@@ -120,18 +124,21 @@ class Training:
         self.unet = UNet(**ARCHITECTURE).to(**FASTER)
         if args.init:
             self.unet.load_state_dict({k: v.float() for k, v in load_state(args.init).items()})
+        rank = args.rank
+        self.trained = low_rank.adapt(self.unet, rank) if rank else list(self.unet.parameters())
         self.ema = copy.deepcopy(self.unet).requires_grad_(False)
         self.modules = {"unet": self.unet, "ema": self.ema}
         self.optimizer = torch.optim.AdamW(
-            self.unet.parameters(), args.lr, (0.9, 0.99), weight_decay=0.01, fused=True
+            self.trained, args.lr, (0.9, 0.99), weight_decay=0.01, fused=True
         )
-        self.latents = Latents(args.latents, args.styles.split(","), args.share, args.names)
+        shares = args.share, args.names
+        self.latents = Latents(args.latents, args.styles.split(","), *shares, args.only)
 
     def advance(self) -> dict[str, float]:
         n, rng = self.args.batch, self.rng
         x0, cond, style = self.latents.draw(n, rng)
         u = (torch.arange(n) + torch.rand(n, generator=rng)) / n  # stratified
-        t = (u**0.75 * 1000).long().clamp(max=999)  # a little more of the noisy end
+        t = (u**self.args.tilt * 1000).long().clamp(max=999)
         noise = torch.randn(x0.shape, generator=rng)
         a, s = (self.process.pick(f"sqrt_{name}alphas_cumprod", t) for name in ("", "one_minus_"))
         style = torch.where(torch.rand(n, generator=rng) < NO_STYLE, ANY, style)
@@ -140,7 +147,7 @@ class Training:
         with loop.mixed_precision():
             v = self.unet(x, t.float(), y=style, cond=cond, cond_mask=mask).float()
         loss = (v - (a * noise - s * x0)).square().mean()
-        norm = loop.descend(loss, self.optimizer, self.unet.parameters())
+        norm = loop.descend(loss, self.optimizer, self.trained)
         loop.average(self.ema, self.unet, self.step, self.args.ema)
         return {"loss": loss.item(), "gradient": norm.item()}
 
@@ -191,7 +198,10 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--latents", type=Path, required=True, help="folder of training.latents")
     parser.add_argument("--styles", default="noto,twemoji,fluent3d,fluentflat")
     parser.add_argument("--share", type=float, default=0.5, help="of the concepts' own pictures")
-    parser.add_argument("--names", type=float, default=0.44, help="share of data/names.txt's")
+    parser.add_argument("--names", type=float, default=0.44, help="share of --only's")
+    parser.add_argument("--only", type=Path, default=NAMES, help="names of what else is drawn")
+    parser.add_argument("--tilt", type=float, default=0.75, help="below 1: more of the noisy end")
+    parser.add_argument("--rank", type=int, default=0, help="train an adapter of this rank alone")
     parser.add_argument("--init", type=Path, help="weights to start from where no state is")
     parser.add_argument("--ema", type=float, default=0.998)
     args = parser.parse_args(argv)
